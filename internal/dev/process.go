@@ -30,6 +30,7 @@ type Tree struct {
 	// the parent-death signal is sent when the thread that forked ends.
 	spawn chan func()
 	done  chan struct{}
+	once  sync.Once
 
 	mu        sync.Mutex
 	closed    bool
@@ -113,6 +114,7 @@ func (t *Tree) Restart(p *Process) (*Process, error) {
 // ctx ends. After it none is left.
 func (t *Tree) Close(ctx context.Context) error {
 	all := t.close()
+	defer t.release()
 	for _, p := range all {
 		_ = p.Signal(syscall.SIGTERM)
 	}
@@ -130,7 +132,9 @@ func (t *Tree) Close(ctx context.Context) error {
 
 // Kill ends all processes at once, with SIGKILL.
 func (t *Tree) Kill() {
-	for _, p := range t.close() {
+	all := t.close()
+	defer t.release()
+	for _, p := range all {
 		p.Kill()
 	}
 }
@@ -138,12 +142,15 @@ func (t *Tree) Kill() {
 func (t *Tree) close() []*Process {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.closed {
-		t.closed = true
-		close(t.spawn)
-		<-t.done
-	}
+	t.closed = true
 	return t.processes
+}
+
+// release ends the forking thread; not before the last process, or its death
+// signal would kill what is still ending.
+func (t *Tree) release() {
+	t.once.Do(func() { close(t.spawn) })
+	<-t.done
 }
 
 // Name is the one it was started under.
