@@ -2,8 +2,15 @@ package framework
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -66,91 +73,358 @@ type QueueLimits struct {
 // Group is this node's replica of a group: an engine and a machine joined by
 // the applier. Its methods act on this replica alone and are safe for
 // concurrent use; Node adds forwarding.
-type Group struct{}
+type Group struct {
+	cfg     GroupConfig
+	a       *applier
+	engine  Engine
+	staged  *staging
+	changes *signal
+	closing atomic.Bool
+	stop    context.CancelFunc
+	loops   sync.WaitGroup
+	calls   sync.Pool // of *call; each group its own, so that a test's bubble can hold it
+}
+
+func (c *GroupConfig) withDefaults() {
+	c.Limits = c.Limits.WithDefaults()
+	setInt := func(p *int64, d int64) {
+		if *p == 0 {
+			*p = d
+		}
+	}
+	setInt(&c.Snapshots.Entries, 100_000)
+	setInt(&c.Snapshots.Bytes, 64<<20)
+	for p, d := range map[*int]int{
+		&c.Queues.Proposals: 16 << 10, &c.Queues.ProposalBytes: 64 << 20,
+		&c.Queues.RingBytes: 32 << 20, &c.Queues.TailBytes: 8 << 20,
+	} {
+		if *p == 0 {
+			*p = d
+		}
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.MachineStallAfter == 0 {
+		c.MachineStallAfter = 5 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Logger = c.Logger.With("group", c.Identity.Name, "node", string(c.Self))
+}
 
 // OpenGroup starts a replica. It returns once the engine runs; the machine may
 // still be starting or replaying (see Status).
-func OpenGroup(ctx context.Context, c GroupConfig) (*Group, error) { panic("skeleton") }
+func OpenGroup(ctx context.Context, c GroupConfig) (*Group, error) {
+	c.withDefaults()
+	if c.Dir != "" {
+		if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+			return nil, fmt.Errorf("group %s: %w", c.Identity.Name, err)
+		}
+	}
+	staged, err := newStaging(c.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("group %s: %w", c.Identity.Name, err)
+	}
+	g := &Group{cfg: c, staged: staged, changes: newSignal(), calls: sync.Pool{New: newCall}}
+	g.a = newApplier(&g.cfg, drawOrigin(), staged, g.changes.raise)
+	g.engine, err = c.Engine.New(ctx, EngineConfig{
+		Group: c.Identity, Self: c.Self, Dir: engineDir(c.Dir), Bootstrap: c.Bootstrap, Streams: c.Streams, Host: g.a,
+		Options: c.EngineOptions, Heartbeat: c.Heartbeat, Election: c.Election,
+		EntryBytesMax: g.cfg.Limits.CommandBytes + entryOverhead, QueueBytesMax: g.cfg.Queues.ProposalBytes,
+		QueueMax: g.cfg.Queues.Proposals, StallAfter: c.StallAfter, Logger: g.cfg.Logger, Metrics: c.Metrics,
+	})
+	if err != nil {
+		staged.close()
+		return nil, fmt.Errorf("group %s: start engine: %w", c.Identity.Name, err)
+	}
+	g.a.engine = g.engine
+	loopCtx, stop := context.WithCancel(context.Background())
+	g.stop = stop
+	go g.a.run()
+	g.a.ring.signal()
+	g.loops.Add(2)
+	go func() { defer g.loops.Done(); g.relayChanges(loopCtx) }()
+	go func() { defer g.loops.Done(); g.lead(loopCtx) }()
+	return g, nil
+}
+
+func engineDir(dir string) string {
+	if dir == "" {
+		return ""
+	}
+	d := filepath.Join(dir, "engine")
+	_ = os.MkdirAll(d, 0o700) // the engine reports what is wrong with it
+	return d
+}
+
+func drawOrigin() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return binary.LittleEndian.Uint64(b[:])
+}
 
 // Propose has a command executed and waits for its result. Errors that did not
 // happen: ErrNotLeader, ErrBusy, ErrTooLarge, ErrDeadline, ErrStopped, ErrWindow,
 // ErrOutOfOrder. May have happened: ErrMaybe (also when ctx ends while it is on
 // its way), ErrSessionExpired. Happened: ErrResultGone.
-func (g *Group) Propose(ctx context.Context, c Command) (Receipt, error) { panic("skeleton") }
+func (g *Group) Propose(ctx context.Context, c Command) (Receipt, error) {
+	if err := g.mayPropose(ctx, &c); err != nil {
+		return Receipt{}, err
+	}
+	return g.await(ctx, KindCommand, c.Session, c.Data)
+}
+
+// control proposes one of the framework's own entries and waits for it.
+func (g *Group) control(ctx context.Context, body []byte) (Receipt, error) {
+	if err := g.mayPropose(ctx, &Command{}); err != nil {
+		return Receipt{}, err
+	}
+	return g.await(ctx, KindControl, Session{}, body)
+}
+
+func (g *Group) mayPropose(ctx context.Context, c *Command) error {
+	if g.closing.Load() {
+		return ErrStopped
+	}
+	if ctx.Err() != nil {
+		return ErrDeadline
+	}
+	if len(c.Data) > g.cfg.Limits.CommandBytes {
+		return ErrTooLarge.Because("command of %d bytes; this group takes up to %d (limits.command_bytes)", len(c.Data), g.cfg.Limits.CommandBytes)
+	}
+	if c.Session.ID != (SessionID{}) && c.Session.Seq == 0 {
+		return ErrInvalid.Because("sequence numbers of a session start at 1")
+	}
+	return nil
+}
+
+func (g *Group) await(ctx context.Context, kind Kind, s Session, data []byte) (Receipt, error) {
+	w := g.calls.Get().(*call)
+	w.proposal[0] = Proposal{Kind: kind}
+	if !g.enqueue(&w.proposal[0], w, 0, s, data) {
+		g.calls.Put(w)
+		return Receipt{}, ErrBusy
+	}
+	ref := w.proposal[0].Ref
+	g.engine.Propose(w.proposal[:])
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		if _, mine := g.a.pending.take(ref); mine {
+			// Nobody will complete it now, and the engine may still hold the
+			// proposal, so the call is not used again.
+			return Receipt{}, ErrMaybe.Because("no answer in time (%v): the command may have happened, or may yet", ctx.Err())
+		}
+		<-w.done
+	}
+	r, err := w.receipt, w.err
+	w.receipt, w.err, w.proposal[0] = Receipt{}, nil, Proposal{}
+	g.calls.Put(w)
+	return r, err
+}
+
+// enqueue makes room for a waiter and encodes its entry; false when full.
+func (g *Group) enqueue(p *Proposal, who completer, i int, s Session, data []byte) bool {
+	h := header{origin: g.a.origin, time: g.cfg.Now().UnixNano(), session: s}
+	n := encodedBytes(&h, data)
+	h.ref = g.a.pending.add(who, i, n)
+	if h.ref == 0 {
+		return false
+	}
+	p.Ref, p.Data = h.ref, appendEntry(make([]byte, 0, n), &h, data)
+	return true
+}
 
 // ProposeAsync takes many commands; done is called once for each, from any
 // goroutine, and must not block.
 func (g *Group) ProposeAsync(ctx context.Context, cs []Command, done func(i int, r Receipt, err error)) {
-	panic("skeleton")
+	w := &asyncCall{done: done}
+	batch := make([]Proposal, 0, len(cs))
+	for i := range cs {
+		if err := g.mayPropose(ctx, &cs[i]); err != nil {
+			done(i, Receipt{}, err)
+			continue
+		}
+		p := Proposal{Kind: KindCommand}
+		if !g.enqueue(&p, w, i, cs[i].Session, cs[i].Data) {
+			done(i, Receipt{}, ErrBusy)
+			continue
+		}
+		batch = append(batch, p)
+	}
+	if len(batch) == 0 {
+		return
+	}
+	g.engine.Propose(batch)
+	if ctx.Done() == nil {
+		return
+	}
+	refs := make([]uint64, len(batch))
+	for i := range batch {
+		refs[i] = batch[i].Ref
+	}
+	context.AfterFunc(ctx, func() { g.abandon(refs, ctx.Err()) })
 }
 
-// Query reads at the level asked for. Linearizable and FromLeader answer
-// ErrNotLeader on a replica that does not lead.
-func (g *Group) Query(ctx context.Context, q ReadQuery) (Answer, error) { panic("skeleton") }
+// abandon tells those that still wait when their context has ended.
+func (g *Group) abandon(refs []uint64, why error) {
+	for _, ref := range refs {
+		if w, ok := g.a.pending.take(ref); ok {
+			w.who.complete(w.i, Receipt{}, ErrMaybe.Because("no answer in time (%v): the command may have happened, or may yet", why))
+		}
+	}
+}
 
 // OpenSession registers a session; idempotent by id.
 func (g *Group) OpenSession(ctx context.Context, id SessionID, o SessionOptions) error {
-	panic("skeleton")
+	if id == (SessionID{}) {
+		return ErrInvalid.Because("a session needs an id of 128 random bits")
+	}
+	body := append([]byte{byte(controlOpenSession)}, id[:]...)
+	_, err := g.control(ctx, append(body, boolByte(o.Ordered)))
+	return err
 }
 
 // CloseSession forgets a session.
-func (g *Group) CloseSession(ctx context.Context, id SessionID) error { panic("skeleton") }
-
-// Tail: see Service.
-func (g *Group) Tail(ctx context.Context, from uint64, each func(TailEntry) error) error {
-	panic("skeleton")
+func (g *Group) CloseSession(ctx context.Context, id SessionID) error {
+	_, err := g.control(ctx, append([]byte{byte(controlCloseSession)}, id[:]...))
+	return err
 }
 
-// WaitIndex: see Service.
-func (g *Group) WaitIndex(ctx context.Context, after uint64) (uint64, error) { panic("skeleton") }
-
-// Status is this replica's own view. Node and Name are filled with Self.
-func (g *Group) Status() ReplicaStatus { panic("skeleton") }
-
 // EngineStatus is the engine's own view.
-func (g *Group) EngineStatus() EngineStatus { panic("skeleton") }
+func (g *Group) EngineStatus() EngineStatus { return g.engine.Status() }
 
 // Changed is closed at the next change of role, term, leader, membership,
 // machine state or failure. Take it, then read Status: nothing is missed.
-func (g *Group) Changed() <-chan struct{} { panic("skeleton") }
+func (g *Group) Changed() <-chan struct{} { return g.changes.wait() }
 
-// Change makes one membership step on the leader: a promotion waits until the
-// replica has kept up for 2 s (by ctx at the longest, then ErrNotCaughtUp);
-// what would leave no live quorum is refused unless forced; removing the leader
-// transfers first, then answers ErrNotLeader so that the new leader is asked.
-func (g *Group) Change(ctx context.Context, c Change, basedOn uint64, force bool) error {
-	panic("skeleton")
+// Status is this replica's own view.
+func (g *Group) Status() ReplicaStatus {
+	es := g.engine.Status()
+	at, number, now, history := g.a.seen.get()
+	s := ReplicaStatus{
+		Node: g.cfg.Self, Reachable: true, Role: es.Role.String(), Term: es.Term, Leader: es.Leader,
+		Commit: es.Commit, Last: es.Last, First: es.First, Snapshot: es.Snapshot,
+		Applied: at, Number: number, History: history, Time: time.Unix(0, now),
+		Machine: g.a.state.status(g.cfg.MachineStallAfter), Warning: es.Warning,
+		SnapshotProgress: g.a.snapping.Load(), Lag: -1,
+	}
+	s.Suffrage = "none"
+	if m, ok := es.Membership.Find(g.cfg.Self); ok {
+		s.Suffrage = m.Suffrage.String()
+	}
+	s.Machine.Backlog = max(0, int64(g.a.ring.committed())-int64(at))
+	if es.Role == RoleLeader {
+		s.Lag = 0
+	} else if !es.LeaderContact.IsZero() {
+		s.LagAge = time.Since(es.LeaderContact)
+		s.Lag = max(0, int64(es.Commit)-int64(at))
+	}
+	if es.Err != nil {
+		s.Err = es.Err.Error()
+	}
+	if w := g.clockWarning(now); w != "" && s.Warning == "" {
+		s.Warning = w
+	}
+	return s
 }
 
-// Transfer hands leadership over; "" lets the engine choose.
-func (g *Group) Transfer(ctx context.Context, to NodeID) error { panic("skeleton") }
+// clockLead is how far a leader's clock may lag the group's time.
+const clockLead = 500 * time.Millisecond
 
-// Snapshot snapshots now and returns when it is durable.
-func (g *Group) Snapshot(ctx context.Context) (SnapshotReport, error) { panic("skeleton") }
-
-// Checksum hashes the machine's state at the applied number.
-func (g *Group) Checksum(ctx context.Context) (Checksum, error) { panic("skeleton") }
-
-// Backup writes an archive of the state this replica has applied.
-func (g *Group) Backup(ctx context.Context, w io.Writer) (SnapshotReport, error) { panic("skeleton") }
-
-// StageRestore reads and checks an archive, keeps its payload under its hash
-// and reports what it holds. Nothing of the group changes.
-func (g *Group) StageRestore(ctx context.Context, r io.Reader) (hash [32]byte, rep SnapshotReport, err error) {
-	panic("skeleton")
+func (g *Group) clockWarning(groupTime int64) string {
+	if lag := time.Duration(groupTime - g.cfg.Now().UnixNano()); lag > clockLead {
+		return fmt.Sprintf("this node's clock is %s behind the group's time; check its time service", lag.Round(time.Millisecond))
+	}
+	return ""
 }
 
-// StagePayload keeps a payload fetched from another node, checked against hash.
-func (g *Group) StagePayload(ctx context.Context, hash [32]byte, r io.Reader) error {
-	panic("skeleton")
+// relayChanges makes the engine's changes the group's.
+func (g *Group) relayChanges(ctx context.Context) {
+	for {
+		c := g.engine.Changed()
+		g.changes.raise()
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
-
-// OpenStaged opens a staged payload for another node to fetch.
-func (g *Group) OpenStaged(hash [32]byte) (io.ReadCloser, error) { panic("skeleton") }
-
-// CommitRestore, on the leader, makes the staged payload the group's state by a
-// control entry and waits until this replica has it.
-func (g *Group) CommitRestore(ctx context.Context, hash [32]byte) error { panic("skeleton") }
 
 // Close hands leadership over, finishes what was accepted, closes everything.
-func (g *Group) Close(ctx context.Context) error { panic("skeleton") }
+// When ctx ends first the rest is closed at once and callers hear ErrMaybe.
+func (g *Group) Close(ctx context.Context) error {
+	if g.closing.Swap(true) {
+		<-g.a.done
+		return nil
+	}
+	g.stop()
+	g.loops.Wait()
+	if s := g.engine.Status(); s.Role == RoleLeader {
+		drain, cancel := context.WithTimeout(ctx, closeDrain)
+		select {
+		case <-g.a.pending.drained():
+		case <-drain.Done():
+		}
+		if s.Membership.Voters() > 1 {
+			if err := g.engine.Transfer(drain, ""); err != nil {
+				g.cfg.Logger.Warn("leadership was not handed over before closing", "err", err)
+			}
+		}
+		cancel()
+	}
+	err := g.engine.Close(ctx)
+	g.a.state.set(phaseStopped, nil)
+	g.a.cancel()
+	g.a.ring.signal()
+	select {
+	case <-g.a.done:
+	case <-time.After(closeDrain):
+		g.abandonMachine(ctx)
+	}
+	g.a.pending.failAll(ErrMaybe.Because("the replica was closed before the command's result was known"))
+	g.staged.close()
+	g.changes.raise()
+	return err
+}
+
+const closeDrain = 5 * time.Second
+
+// abandonMachine closes a machine under a call that does not return.
+func (g *Group) abandonMachine(ctx context.Context) {
+	g.a.state.mu.Lock()
+	m := g.a.state.machine
+	g.a.state.mu.Unlock()
+	if m != nil {
+		_ = m.Close()
+	}
+	select {
+	case <-g.a.done:
+	case <-ctx.Done():
+		g.cfg.Logger.Error("a call into the machine never returned; its goroutine is left behind")
+	}
+}
+
+// signal is a level-triggered notice: closed channels, never a queue.
+type signal struct {
+	mu sync.Mutex
+	c  chan struct{}
+}
+
+func newSignal() *signal { return &signal{c: make(chan struct{})} }
+
+func (s *signal) wait() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.c
+}
+
+func (s *signal) raise() {
+	s.mu.Lock()
+	close(s.c)
+	s.c = make(chan struct{})
+	s.mu.Unlock()
+}

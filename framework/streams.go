@@ -97,7 +97,9 @@ type Resolver func(NodeID) (addr string, ok bool)
 
 // RefusedError is the other side's word that it will not take a connection.
 type RefusedError struct {
-	To     NodeID
+	To   NodeID
+	Code RefusalCode
+	// Reason begins with the name of Code.
 	Reason string
 }
 
