@@ -51,6 +51,10 @@ func (k *checker) plugin(p *Plugin) {
 		refuse("sha256", "sha256 = %q: expected 64 hexadecimal digits", p.SHA256)
 	case !strings.EqualFold(have, p.SHA256):
 		refuse("sha256", "the checksum differs: expected %s, the file %s has %s; if the new file is meant, put that in", strings.ToLower(p.SHA256), p.Path, have)
+	case k.known.CheckPlugin != nil:
+		if err := k.known.CheckPlugin(*p); err != nil {
+			k.ps.add(p.at, "%s", err)
+		}
 	}
 }
 

@@ -16,6 +16,8 @@ type Known struct {
 	// Builtins are the machines of this program, ReservedGroups the names that
 	// it keeps for itself.
 	Builtins, ReservedGroups []string
+	// CheckPlugin finds what the checks here do not; nil finds nothing.
+	CheckPlugin func(Plugin) error
 	// CheckJoin checks one entry of gossip.join; nil takes all.
 	CheckJoin func(string) error
 	// Addrs lists this machine's addresses and Resolve looks up a host name;
@@ -38,7 +40,7 @@ func (c *Config) Check(known Known) Problems {
 	k.node()
 	k.addresses()
 	k.security()
-	k.log()
+	k.words()
 	for i := range c.Plugins {
 		k.plugin(&c.Plugins[i])
 	}
@@ -163,11 +165,13 @@ func (k *checker) secret(path, file, what string) {
 	}
 }
 
-func (k *checker) log() {
+// words checks the settings that take one of a few.
+func (k *checker) words() {
 	for _, s := range []struct {
 		path, value string
 		of          []string
 	}{
+		{"gossip.timing", k.c.Gossip.Timing, []string{"lan", "wan", "local"}},
 		{"log.level", k.c.Log.Level, []string{"debug", "info", "warn", "error"}},
 		{"log.format", k.c.Log.Format, []string{"text", "json"}},
 	} {

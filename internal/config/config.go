@@ -43,6 +43,8 @@ type Gossip struct {
 	// EncryptFile holds the pool's key; Label keeps pools apart.
 	EncryptFile string
 	Label       string
+	// Timing is lan, wan or local.
+	Timing string
 }
 
 // Listener is a port of the node. Advertise is the address that others use;
@@ -132,7 +134,7 @@ const (
 // New returns a configuration that holds the defaults alone.
 func New() *Config {
 	return &Config{
-		Gossip: Gossip{Listener: Listener{Bind: DefaultGossip}},
+		Gossip: Gossip{Listener: Listener{Bind: DefaultGossip}, Timing: "lan"},
 		Peer:   Listener{Bind: DefaultPeer},
 		Client: Client{Listener: Listener{Bind: DefaultClient}},
 		Log:    Log{Level: "info", Format: "text"},

@@ -32,6 +32,12 @@ func known() Known {
 		Builtins: []string{"kv"}, ReservedGroups: []string{"system"},
 		Addrs:   func() ([]net.IP, error) { return []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(10, 1, 2, 3)}, nil },
 		Resolve: func(host string) error { return errors.New("no such host") },
+		CheckPlugin: func(p Plugin) error {
+			if p.Name == "bad" {
+				return errors.New("plugin bad: its directory may be written by everyone")
+			}
+			return nil
+		},
 		CheckJoin: func(s string) error {
 			_, err := CheckAddress(s)
 			return err
@@ -76,6 +82,7 @@ gossip {
   bootstrap_expect = 3
   encrypt_file     = "gossip.key"
   label            = "blue"
+  timing           = "wan"
 }
 peer   { bind = "127.0.0.1:7950" }
 client {
@@ -151,7 +158,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 		Name: "n1", DataDir: "data/n1",
 		Gossip: Gossip{
 			Listener: Listener{Bind: "127.0.0.1:7946", Advertise: "127.0.0.1:7946"},
-			Join:     []string{"10.0.0.2:7946"}, BootstrapExpect: 3, EncryptFile: "gossip.key", Label: "blue",
+			Join:     []string{"10.0.0.2:7946"}, BootstrapExpect: 3, EncryptFile: "gossip.key", Label: "blue", Timing: "wan",
 		},
 		Peer: Listener{Bind: "127.0.0.1:7950", Advertise: "127.0.0.1:7950"},
 		Client: Client{
@@ -290,6 +297,7 @@ func TestWhatIsRefusedAndWhere(t *testing.T) {
 		{"a key that is not there", "name = \"n\"\ndata_dir = \"d\"\ngossip {\n bootstrap_expect = 1\n encrypt_file = \"none\"\n}", `node.hcl:5: gossip.encrypt_file = "none": no such file`},
 		{"an empty token", head + `client { token_file = "empty" }`, `node.hcl:4: client.token_file = "empty" is empty; expected the administrator's token`},
 		{"a read-only token alone", head + `client { readonly_token_file = "rtoken" }`, `client.token_file is not: without it everyone is an administrator`},
+		{"an unknown timing", "name = \"n\"\ndata_dir = \"d\"\ngossip {\n bootstrap_expect = 1\n timing = \"slow\"\n}", `node.hcl:5: gossip.timing = "slow": expected lan, wan, local`},
 		{"an unknown level", head + `log { level = "loud" }`, `node.hcl:4: log.level = "loud": expected debug, info, warn, error`},
 		{"an unknown format", head + `log { format = "xml" }`, `node.hcl:4: log.format = "xml": expected text, json`},
 
@@ -301,6 +309,7 @@ func TestWhatIsRefusedAndWhere(t *testing.T) {
 		{"plugin without sum", head + "plugin \"p\" {\n path = \"orders\"\n}", `node.hcl:4: plugin "p": sha256 is not set: the file has now`},
 		{"plugin with half a sum", head + "plugin \"p\" {\n path = \"orders\"\n sha256 = \"abcd\"\n}", `node.hcl:6: plugin "p": sha256 = "abcd": expected 64 hexadecimal digits`},
 		{"plugin with another sum", head + "plugin \"p\" {\n path = \"orders\"\n sha256 = \"" + sum("other") + "\"\n}", `node.hcl:6: plugin "p": the checksum differs: expected ` + sum("other") + `, the file orders has ` + sum("#!machine")},
+		{"plugin that the host refuses", head + "plugin \"bad\" {\n path = \"orders\"\n sha256 = \"" + sum("#!machine") + "\"\n}", `node.hcl:4: plugin bad: its directory may be written by everyone`},
 
 		{"group with a bad name", head + "group \"a b\" {\n engine = \"raft\"\n machine = \"builtin:kv\"\n}", `node.hcl:4: group "a b": the name: expected`},
 		{"group with a reserved name", head + "group \"system\" {\n engine = \"raft\"\n machine = \"builtin:kv\"\n}", `node.hcl:4: group "system": the name is the program's own`},

@@ -31,6 +31,7 @@ var nodeSettings = []setting[Config]{
 	{"gossip.bootstrap_expect", "how many nodes form a new cluster", func(c *Config) any { return &c.Gossip.BootstrapExpect }},
 	{"gossip.encrypt_file", "file with the pool's key (diarchy keygen)", func(c *Config) any { return &c.Gossip.EncryptFile }},
 	{"gossip.label", "keeps pools apart", func(c *Config) any { return &c.Gossip.Label }},
+	{"gossip.timing", "lan, wan or local", func(c *Config) any { return &c.Gossip.Timing }},
 	{"peer.bind", "replication address, HOST:PORT", func(c *Config) any { return &c.Peer.Bind }},
 	{"peer.advertise", "replication address that others use", func(c *Config) any { return &c.Peer.Advertise }},
 	{"client.bind", "address for clients, HOST:PORT", func(c *Config) any { return &c.Client.Bind }},
