@@ -95,9 +95,6 @@ func (k *checker) group(g *Group) {
 		k.engine(g, refuse)
 	}
 	k.machine(g, refuse)
-	if t := g.Timing; t.Heartbeat > 0 && t.Election > 0 && t.Election < t.Heartbeat {
-		refuse("timing.election", "timing.election = %s is less than timing.heartbeat = %s: expected at least as much", t.Election, t.Heartbeat)
-	}
 }
 
 func (k *checker) replicas(g *Group, at func(string) Place, refuse func(string, string, ...any)) {

@@ -74,6 +74,9 @@ func (k *checker) node() {
 	} else if info, err := os.Stat(c.DataDir); err == nil && !info.IsDir() {
 		k.refuse("data_dir", "= %q is not a directory", c.DataDir)
 	}
+	if t := c.Timing; t.Heartbeat > 0 && t.Election > 0 && t.Election < t.Heartbeat {
+		k.refuse("timing.election", "= %s is less than timing.heartbeat = %s: expected at least as much", t.Election, t.Heartbeat)
+	}
 	expect := c.Gossip.BootstrapExpect
 	if expect > 0 && expect%2 == 0 {
 		k.ps.warn(k.at("gossip.bootstrap_expect"), "gossip.bootstrap_expect = %d: an even number of nodes survives no more failures than %d", expect, expect-1)

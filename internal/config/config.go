@@ -19,14 +19,16 @@ type Config struct {
 	Name    string
 	DataDir string
 	// Insecure permits ports beyond loopback without TLS and a token.
-	Insecure bool
-	Gossip   Gossip
-	Peer     Listener
-	Client   Client
-	TLS      TLS
-	Log      Log
-	Plugins  []Plugin
-	Groups   []Group
+	Insecure  bool
+	Gossip    Gossip
+	Peer      Listener
+	Client    Client
+	TLS       TLS
+	Log       Log
+	Timing    Timing
+	Snapshots Snapshots
+	Plugins   []Plugin
+	Groups    []Group
 
 	where map[string]Place
 }
@@ -97,12 +99,10 @@ type Group struct {
 	Replicas   int
 	Durability string
 	// Options are the engine's own.
-	Options   map[string]string
-	Limits    Limits
-	Timing    Timing
-	Snapshots Snapshots
-	at        Place
-	where     map[string]Place
+	Options map[string]string
+	Limits  Limits
+	at      Place
+	where   map[string]Place
 }
 
 // Limits influence apply and are recorded in the catalogue. Zero fields take
@@ -113,13 +113,13 @@ type Limits struct {
 	SessionResultBytes        int
 }
 
-// Timing is this node's engine timing for a group. Zero fields take defaults.
+// Timing is that of this node's replicas. Zero fields take defaults.
 type Timing struct {
 	Heartbeat, Election           time.Duration
 	StallAfter, MachineStallAfter time.Duration
 }
 
-// Snapshots says when this node's replica snapshots by itself.
+// Snapshots says when this node's replicas snapshot by themselves.
 type Snapshots struct {
 	Entries, Bytes, BytesPerSec int64
 }

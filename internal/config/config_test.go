@@ -120,17 +120,17 @@ group "orders" {
     session_window       = 16
     session_result_bytes = "1KiB"
   }
-  timing {
-    heartbeat           = "200ms"
-    election            = "1s"
-    stall_after         = "3s"
-    machine_stall_after = "4s"
-  }
-  snapshot {
-    entries       = 1000
-    bytes         = "1GiB"
-    bytes_per_sec = "10MB"
-  }
+}
+timing {
+  heartbeat           = "200ms"
+  election            = "1s"
+  stall_after         = "3s"
+  machine_stall_after = "4s"
+}
+snapshot {
+  entries       = 1000
+  bytes         = "1GiB"
+  bytes_per_sec = "10MB"
 }
 `
 
@@ -175,12 +175,12 @@ func TestEveryKeyIsRead(t *testing.T) {
 			Name: "orders", Engine: "raft", Machine: "plugin:orders", Replicas: 3, Durability: "disk",
 			Options: map[string]string{"log_store": "wal"},
 			Limits:  Limits{CommandBytes: 2 << 20, ResultBytes: 4096, Sessions: 100, SessionWindow: 16, SessionResultBytes: 1024},
-			Timing: Timing{
-				Heartbeat: 200 * time.Millisecond, Election: time.Second,
-				StallAfter: 3 * time.Second, MachineStallAfter: 4 * time.Second,
-			},
-			Snapshots: Snapshots{Entries: 1000, Bytes: 1 << 30, BytesPerSec: 10_000_000},
 		}},
+		Timing: Timing{
+			Heartbeat: 200 * time.Millisecond, Election: time.Second,
+			StallAfter: 3 * time.Second, MachineStallAfter: 4 * time.Second,
+		},
+		Snapshots: Snapshots{Entries: 1000, Bytes: 1 << 30, BytesPerSec: 10_000_000},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Fatalf("read\n%+v\nexpected\n%+v", c, want)
@@ -260,9 +260,9 @@ func TestWhatIsRefusedAndWhere(t *testing.T) {
 		{"a map with a number", group("  options = { a = 1 }"), `node.hcl:7: options "a" is number: expected a map of texts`},
 		{"a size that is none", group("  limits { command_bytes = \"2 potatoes\" }"), `node.hcl:7: limits.command_bytes 2 potatoes: expected a number of bytes`},
 		{"a size out of bounds", group("  limits { command_bytes = \"999999999GiB\" }"), `at most 1 TiB`},
-		{"a duration that is none", group("  timing { heartbeat = \"soon\" }"), `node.hcl:7: timing.heartbeat "soon": expected a duration`},
-		{"a duration without unit", group("  timing { heartbeat = 5 }"), `node.hcl:7: timing.heartbeat is number: expected a duration such as "500ms" or "2s"`},
-		{"a duration below zero", group("  timing { heartbeat = \"-1s\" }"), `node.hcl:7: timing.heartbeat "-1s": expected a duration`},
+		{"a duration that is none", head + "timing { heartbeat = \"soon\" }", `node.hcl:4: timing.heartbeat "soon": expected a duration`},
+		{"a duration without unit", head + "timing { heartbeat = 5 }", `node.hcl:4: timing.heartbeat is number: expected a duration such as "500ms" or "2s"`},
+		{"a duration below zero", head + "timing { heartbeat = \"-1s\" }", `node.hcl:4: timing.heartbeat "-1s": expected a duration`},
 
 		{"no name", `data_dir = "d"`, `name is not set: expected this node's name`},
 		{"a name that is no name", "name = \"a b\"\ndata_dir = \"d\"", `node.hcl:1: name = "a b": expected 1 to 63 letters`},
@@ -326,7 +326,7 @@ func TestWhatIsRefusedAndWhere(t *testing.T) {
 		{"unknown durability", group("  durability = \"tape\""), `node.hcl:7: group "g": durability = "tape": expected "disk" or "memory"`},
 		{"memory on raft", group("  durability = \"memory\""), `node.hcl:7: group "g": durability = "memory": raft always writes to disk`},
 		{"unknown option", group("  options = { fast = \"yes\" }"), `node.hcl:7: group "g": options: unknown option fast`},
-		{"election before heartbeat", group("  timing {\n heartbeat = \"2s\"\n election = \"1s\"\n}"), `node.hcl:9: group "g": timing.election = 1s is less than timing.heartbeat = 2s`},
+		{"election before heartbeat", head + "timing {\n heartbeat = \"2s\"\n election = \"1s\"\n}", `node.hcl:6: timing.election = 1s is less than timing.heartbeat = 2s`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			if _, said := all(t, files(t), "node.hcl", row.text); !strings.Contains(said, row.want) {

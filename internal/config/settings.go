@@ -44,6 +44,13 @@ var nodeSettings = []setting[Config]{
 	{"tls.key_file", "its key (PEM)", func(c *Config) any { return &c.TLS.KeyFile }},
 	{"log.level", "debug, info, warn or error", func(c *Config) any { return &c.Log.Level }},
 	{"log.format", "text or json", func(c *Config) any { return &c.Log.Format }},
+	{"timing.heartbeat", "how often engines say that they live (default: the engine's)", func(c *Config) any { return &c.Timing.Heartbeat }},
+	{"timing.election", "silence after which another leader is sought (default: the engine's)", func(c *Config) any { return &c.Timing.Election }},
+	{"timing.stall_after", "longest disk call before a replica steps back (default 2s)", func(c *Config) any { return &c.Timing.StallAfter }},
+	{"timing.machine_stall_after", "longest call into a machine before it counts as stalled (default 5s)", func(c *Config) any { return &c.Timing.MachineStallAfter }},
+	{"snapshot.entries", "snapshot after so many entries (default 100000)", func(c *Config) any { return &c.Snapshots.Entries }},
+	{"snapshot.bytes", "snapshot after so many bytes of commands (default 64MiB)", func(c *Config) any { return size{&c.Snapshots.Bytes} }},
+	{"snapshot.bytes_per_sec", "write snapshots no faster (default: unlimited)", func(c *Config) any { return size{&c.Snapshots.BytesPerSec} }},
 }
 
 // Every key of a plugin block.
@@ -67,13 +74,6 @@ var groupSettings = []setting[Group]{
 	{"limits.sessions", "", func(g *Group) any { return &g.Limits.Sessions }},
 	{"limits.session_window", "", func(g *Group) any { return &g.Limits.SessionWindow }},
 	{"limits.session_result_bytes", "", func(g *Group) any { return sizeInt{&g.Limits.SessionResultBytes} }},
-	{"timing.heartbeat", "", func(g *Group) any { return &g.Timing.Heartbeat }},
-	{"timing.election", "", func(g *Group) any { return &g.Timing.Election }},
-	{"timing.stall_after", "", func(g *Group) any { return &g.Timing.StallAfter }},
-	{"timing.machine_stall_after", "", func(g *Group) any { return &g.Timing.MachineStallAfter }},
-	{"snapshot.entries", "", func(g *Group) any { return &g.Snapshots.Entries }},
-	{"snapshot.bytes", "", func(g *Group) any { return size{&g.Snapshots.Bytes} }},
-	{"snapshot.bytes_per_sec", "", func(g *Group) any { return size{&g.Snapshots.BytesPerSec} }},
 }
 
 // Flag describes a node setting as a command line flag.
