@@ -428,3 +428,8 @@ func (s *signal) raise() {
 	s.c = make(chan struct{})
 	s.mu.Unlock()
 }
+
+// Entries gives committed entries as the engine keeps them; see Engine.
+func (g *Group) Entries(from Position, maxBytes int) ([]Entry, Position, error) {
+	return g.engine.Entries(from, maxBytes)
+}
