@@ -1,0 +1,76 @@
+package server
+
+import (
+	"io"
+	"net/http"
+	"time"
+)
+
+// A client that stops reading its answer, or sends its body a byte a minute,
+// holds memory here. guardStalls gives each single write of the answer, and
+// each single read of the body, a limit. Waiting between them costs nothing:
+// a stream may be silent for as long as it likes, where readStalls is false.
+func guardStalls(w http.ResponseWriter, r *http.Request, limit time.Duration, readStalls bool) (*stallWriter, *http.Request) {
+	rc := http.NewResponseController(w)
+	sw := &stallWriter{ResponseWriter: w, limit: limit, control: rc}
+	sw.timer = time.AfterFunc(limit, sw.cut)
+	sw.timer.Stop()
+	if readStalls && r.Body != nil && r.Body != http.NoBody {
+		b := &stallBody{ReadCloser: r.Body, limit: limit}
+		b.timer = time.AfterFunc(limit, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) })
+		b.timer.Stop()
+		r2 := *r
+		r2.Body = b
+		return sw, &r2
+	}
+	return sw, r
+}
+
+type stallWriter struct {
+	http.ResponseWriter
+	limit   time.Duration
+	timer   *time.Timer
+	control *http.ResponseController
+	// wrote: the status line is out, an error can no longer be told by it.
+	wrote bool
+}
+
+// cut makes the write that waits fail.
+func (w *stallWriter) cut() { _ = w.control.SetWriteDeadline(time.Unix(1, 0)) }
+
+func (w *stallWriter) WriteHeader(status int) {
+	w.wrote = true
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *stallWriter) Write(p []byte) (int, error) {
+	w.wrote = true
+	w.timer.Reset(w.limit)
+	defer w.timer.Stop()
+	return w.ResponseWriter.Write(p)
+}
+
+// Flush is what connect looks for; see http.Flusher.
+func (w *stallWriter) Flush() { _ = w.FlushError() }
+
+func (w *stallWriter) FlushError() error {
+	w.wrote = true
+	w.timer.Reset(w.limit)
+	defer w.timer.Stop()
+	return w.control.Flush()
+}
+
+// Unwrap is for http.ResponseController.
+func (w *stallWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+type stallBody struct {
+	io.ReadCloser
+	limit time.Duration
+	timer *time.Timer
+}
+
+func (b *stallBody) Read(p []byte) (int, error) {
+	b.timer.Reset(b.limit)
+	defer b.timer.Stop()
+	return b.ReadCloser.Read(p)
+}
