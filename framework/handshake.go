@@ -340,7 +340,7 @@ var errTalksTooMuch = errors.New("more bytes than a handshake has")
 // handshakeBytesMax is how much is read from a connection before its other end
 // has said who it is. It holds a TLS handshake with a chain of certificates, and
 // bounds what an unknown caller can make us keep.
-const handshakeBytesMax = 32 << 10
+const handshakeBytesMax = 16 << 10
 
 // guard watches over what is read while a handshake goes on: how much, how long
 // in all and how long without a byte. It is below TLS.

@@ -210,6 +210,9 @@ func (s *StreamNet) Dial(ctx context.Context, to NodeID, plane Plane, group Grou
 }
 
 func (s *StreamNet) dial(ctx context.Context, to NodeID, plane Plane, group GroupIdentity) (net.Conn, error) {
+	if s.ctx.Err() != nil {
+		return nil, fmt.Errorf("dial node %s: %w", to, net.ErrClosed)
+	}
 	if to == s.c.Self {
 		return nil, fmt.Errorf("dial node %s: that is this node", to)
 	}
@@ -230,7 +233,10 @@ func (s *StreamNet) dial(ctx context.Context, to NodeID, plane Plane, group Grou
 	}
 	raw, err := s.c.Dial(ctx, addr)
 	if err != nil {
-		return nil, fmt.Errorf("dial node %s: %w", to, err)
+		if ctx.Err() != nil {
+			err = s.whyEnded(ctx)
+		}
+		return nil, fmt.Errorf("dial node %s at %s: %w", to, addr, err)
 	}
 	c, err := s.introduce(ctx, raw, to, plane, group)
 	if err != nil {

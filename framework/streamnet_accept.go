@@ -86,6 +86,10 @@ func (s *StreamNet) welcome(raw net.Conn, id uint64) error {
 	if s.c.TLS != nil {
 		over = tls.Server(g, s.c.TLS.Server)
 		if err := over.Handshake(); err != nil {
+			if speaksPlainly(err) {
+				s.refuse(raw, hello{}, refuse(RefusedIdentity, "this node takes TLS connections only"))
+				return errRefused
+			}
 			return &tlsError{err}
 		}
 		conn, lasting = over, over
@@ -110,11 +114,22 @@ func (s *StreamNet) welcome(raw net.Conn, id uint64) error {
 			return s.settle(l, c, g, h)
 		}
 	}
+	s.refuse(conn, h, no)
+	return errRefused
+}
+
+// refuse tells a caller why not.
+func (s *StreamNet) refuse(conn net.Conn, h hello, no *refusal) {
 	s.metrics.refused.WithLabelValues(no.code.String()).Inc()
 	s.quiet.warn(s.c.Logger, "refused a connection from another node", "reason", no.reason(),
-		"node", string(h.from), "name", h.name, "address", raw.RemoteAddr().String())
+		"node", string(h.from), "name", h.name, "address", conn.RemoteAddr().String())
 	_, _ = conn.Write(no.encode())
-	return errRefused
+}
+
+// speaksPlainly tells whether what came instead of TLS is a node's hello.
+func speaksPlainly(err error) bool {
+	var header tls.RecordHeaderError
+	return errors.As(err, &header) && string(header.RecordHeader[:len(handshakeMagic)]) == handshakeMagic
 }
 
 // judge decides about a hello by what it says.
