@@ -48,6 +48,8 @@ type applier struct {
 	snapping atomic.Int64  // bytes of the snapshot under way, -1 none
 	writing  chan struct{} // one WriteTo at a time
 	changed  func()
+	making   sync.Mutex // held while the factory is called
+	metrics  *groupMetrics
 
 	// Owned by run.
 	st        replicated
@@ -75,7 +77,7 @@ func newApplier(c *GroupConfig, origin uint64, st *staging, changed func()) *app
 	a := &applier{
 		cfg: c, limits: c.Limits, log: c.Logger, origin: origin,
 		ring: newRing(c.Queues.RingBytes), pending: newPending(c.Queues), tail: newTail(c.Queues.TailBytes),
-		staged: st, done: make(chan struct{}), writing: make(chan struct{}, 1), changed: changed,
+		staged: st, done: make(chan struct{}), writing: make(chan struct{}, 1), changed: changed, metrics: newGroupMetrics(),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.snapping.Store(-1)

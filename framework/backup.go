@@ -352,7 +352,7 @@ func (a *applier) tryPayload(ctx context.Context, hash [32]byte) error {
 	if opened.Capabilities.Durable {
 		return nil
 	}
-	m, err := a.cfg.Machine(ctx)
+	m, err := a.newMachine(ctx)
 	if err != nil {
 		return fmt.Errorf("start a machine to try the backup on: %w", err)
 	}
@@ -396,7 +396,7 @@ func (a *applier) restore(hash [32]byte, history UUID, at Position) error {
 		return err
 	}
 	a.closeMachine()
-	m, err := a.cfg.Machine(a.ctx)
+	m, err := a.newMachine(a.ctx)
 	if err != nil {
 		return fmt.Errorf("start machine: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -50,7 +51,8 @@ type GroupConfig struct {
 	// FetchPayload gets a staged backup from another node. May be nil.
 	FetchPayload func(ctx context.Context, from NodeID, hash [32]byte) (io.ReadCloser, error)
 	Logger       *slog.Logger
-	Metrics      prometheus.Registerer
+	// Metrics, when not nil, puts the group's label on what it is given.
+	Metrics prometheus.Registerer
 }
 
 // SnapshotPolicy says when a replica snapshots by itself. Zero fields take the
@@ -79,6 +81,7 @@ type Group struct {
 	engine  Engine
 	staged  *staging
 	changes *signal
+	unmeter func()
 	closing atomic.Bool
 	stop    context.CancelFunc
 	loops   sync.WaitGroup
@@ -140,6 +143,10 @@ func OpenGroup(ctx context.Context, c GroupConfig) (*Group, error) {
 		return nil, fmt.Errorf("group %s: start engine: %w", c.Identity.Name, err)
 	}
 	g.a.engine = g.engine
+	if g.unmeter, err = g.registerMetrics(); err != nil {
+		staged.close()
+		return nil, errors.Join(fmt.Errorf("group %s: %w", c.Identity.Name, err), g.engine.Close(ctx))
+	}
 	loopCtx, stop := context.WithCancel(context.Background())
 	g.stop = stop
 	go g.a.run()
@@ -173,7 +180,10 @@ func (g *Group) Propose(ctx context.Context, c Command) (Receipt, error) {
 	if err := g.mayPropose(ctx, &c); err != nil {
 		return Receipt{}, err
 	}
-	return g.await(ctx, KindCommand, c.Session, c.Data)
+	start := time.Now()
+	r, err := g.await(ctx, KindCommand, c.Session, c.Data)
+	g.a.metrics.observe(start, err)
+	return r, err
 }
 
 // control proposes one of the framework's own entries and waits for it.
@@ -240,7 +250,7 @@ func (g *Group) enqueue(p *Proposal, who completer, i int, s Session, data []byt
 // ProposeAsync takes many commands; done is called once for each, from any
 // goroutine, and must not block.
 func (g *Group) ProposeAsync(ctx context.Context, cs []Command, done func(i int, r Receipt, err error)) {
-	w := &asyncCall{done: done}
+	w := &asyncCall{done: done, start: time.Now(), metrics: g.a.metrics}
 	batch := make([]Proposal, 0, len(cs))
 	for i := range cs {
 		if err := g.mayPropose(ctx, &cs[i]); err != nil {
@@ -387,6 +397,7 @@ func (g *Group) Close(ctx context.Context) error {
 	}
 	g.a.pending.failAll(ErrMaybe.Because("the replica was closed before the command's result was known"))
 	g.staged.close()
+	g.unmeter()
 	g.changes.raise()
 	return err
 }

@@ -121,7 +121,7 @@ func (a *applier) reload() error {
 	a.closeMachine()
 	a.state.set(phaseStarting, nil)
 	a.changed()
-	m, err := a.cfg.Machine(a.ctx)
+	m, err := a.newMachine(a.ctx)
 	if err != nil {
 		return fmt.Errorf("start machine: %w", err)
 	}
@@ -148,6 +148,13 @@ func (a *applier) reload() error {
 	a.state.opening(a.opened, m)
 	a.publish()
 	return nil
+}
+
+// newMachine calls the factory, one call at a time.
+func (a *applier) newMachine(ctx context.Context) (fsm.Machine, error) {
+	a.making.Lock()
+	defer a.making.Unlock()
+	return a.cfg.Machine(ctx)
 }
 
 func (s *machineState) opening(o fsm.Opened, m fsm.Machine) {

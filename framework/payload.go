@@ -212,7 +212,7 @@ func openPayload(r io.Reader) (*payloadReader, error) {
 	}
 	p := &payloadReader{chunks: &sealReader{r: br}}
 	var err error
-	p.dec, err = zstd.NewReader(p.chunks, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<40),
+	p.dec, err = zstd.NewReader(p.chunks, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(64<<20),
 		zstd.WithDecoderLowmem(true))
 	if err != nil {
 		return nil, err

@@ -1,6 +1,9 @@
 package framework
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // completer is told what became of a proposal. complete must not block.
 type completer interface {
@@ -127,7 +130,12 @@ func (c *call) complete(_ int, r Receipt, err error) {
 
 // asyncCall is one ProposeAsync.
 type asyncCall struct {
-	done func(i int, r Receipt, err error)
+	done    func(i int, r Receipt, err error)
+	start   time.Time
+	metrics *groupMetrics
 }
 
-func (c *asyncCall) complete(i int, r Receipt, err error) { c.done(i, r, err) }
+func (c *asyncCall) complete(i int, r Receipt, err error) {
+	c.metrics.observe(c.start, err)
+	c.done(i, r, err)
+}

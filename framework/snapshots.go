@@ -47,6 +47,7 @@ func (a *applier) store(ctx context.Context, w *payloadWriter, at Position) (Sna
 	if err := a.engine.Snapshot(ctx, at, w); err != nil {
 		return SnapshotReport{}, err
 	}
+	a.metrics.snapshots.Inc()
 	a.staged.forgetBelow(at)
 	rep := a.report(&w.info, at)
 	rep.Bytes = a.snapping.Load()
