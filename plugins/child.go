@@ -27,6 +27,10 @@ const (
 	// drainTimeout is how long output is read after the process has ended, for
 	// the case that something that left its group holds the pipes open.
 	drainTimeout = time.Second
+
+	// handshakeBytesMax is more than any handshake has; go-plugin stops to read
+	// at 64 KiB.
+	handshakeBytesMax = 16 << 10
 )
 
 // A child is one process, never started twice. It is go-plugin's runner.
@@ -181,6 +185,7 @@ func (c *child) readStdout(stdout *os.File) {
 			return
 		}
 		first = false
+		line = line[:min(len(line), handshakeBytesMax)]
 		c.mu.Lock()
 		c.first = string(line)
 		c.mu.Unlock()

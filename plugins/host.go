@@ -104,7 +104,11 @@ func (h *Host) program(s Spec) (staged, error) {
 	defer h.staging.Unlock()
 	h.mu.Lock()
 	have, ok := h.staged[s.ID()]
+	closed := h.closed
 	h.mu.Unlock()
+	if closed {
+		return staged{}, &Error{Plugin: s.ID(), Err: errHostClosed}
+	}
 	if ok {
 		if _, err := os.Lstat(have.path); err == nil {
 			return have, nil

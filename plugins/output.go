@@ -20,6 +20,8 @@ const (
 	// tailLines and tailBytes bound what is kept to say why a process ended.
 	tailLines = 5
 	tailBytes = 300
+	// quoteBytes is how much of a plugin's output an error quotes.
+	quoteBytes = 100
 )
 
 // An output puts what a plugin prints into the host's log, and keeps what may
@@ -65,10 +67,10 @@ func (o *output) remember(line string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
-		o.panicking = clip(line)
+		o.panicking = clip(line, tailBytes)
 	}
 	if strings.TrimSpace(line) != "" {
-		o.tail = append(o.tail, clip(line))
+		o.tail = append(o.tail, clip(line, tailBytes))
 		o.tail = o.tail[max(0, len(o.tail)-tailLines):]
 	}
 	return o.panicking != ""
@@ -84,9 +86,9 @@ func (o *output) lastWords() string {
 	return strings.Join(o.tail, " | ")
 }
 
-func clip(line string) string {
-	if len(line) > tailBytes {
-		line = line[:tailBytes] + "…"
+func clip(line string, bytesMax int) string {
+	if len(line) > bytesMax {
+		line = line[:bytesMax] + "…"
 	}
 	return strings.ToValidUTF8(strings.TrimSpace(line), "\uFFFD")
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -160,9 +159,9 @@ func (p *process) startError(ctx context.Context, err error) error {
 	case first == "":
 		return fmt.Errorf("it closed its standard output before any handshake; it was killed%s", p.quoted())
 	case core != strconv.Itoa(plugin.CoreProtocolVersion) || app == "":
-		return fmt.Errorf("its first line of output is %q, not a handshake; a Diarchy plugin calls sdk.Serve and prints nothing before", clip(first))
+		return fmt.Errorf("its first line of output is %q, not a handshake; a Diarchy plugin calls sdk.Serve and prints nothing before", clip(first, quoteBytes))
 	case app != strconv.Itoa(fsmpb.ProtocolVersion):
-		return fmt.Errorf("it speaks version %s of the plugin protocol, this node speaks version %d; build it with the SDK of this release", clip(app), fsmpb.ProtocolVersion)
+		return fmt.Errorf("it speaks version %s of the plugin protocol, this node speaks version %d; build it with the SDK of this release", clip(app, quoteBytes), fsmpb.ProtocolVersion)
 	}
 	return fmt.Errorf("%s%s", oneLine(err), p.quoted())
 }
@@ -182,7 +181,7 @@ func oneLine(err error) string {
 // explain finds out why the machine is lost: it waits a moment for a process
 // that is dying, and kills one that is not.
 func (p *process) explain(cause error) error {
-	if connectionBroke(cause) {
+	if status.Code(cause) == codes.Unavailable { // as a process's end gives it
 		timer := time.NewTimer(deathGrace)
 		defer timer.Stop()
 		select {
@@ -194,17 +193,11 @@ func (p *process) explain(cause error) error {
 	p.stopping.Store(true)
 	p.child.kill()
 	<-p.child.ended
+	if p.child.endedItself() {
+		return fmt.Errorf("plugin %s (pid %s) %s", p.spec.ID(), p.child.ID(), p.child.exit())
+	}
 	p.log.Error("plugin killed", "pid", p.child.ID(), "because", cause)
 	return fmt.Errorf("plugin %s (pid %s) was killed: %w", p.spec.ID(), p.child.ID(), cause)
-}
-
-// connectionBroke tells the errors that a process's end gives from those for
-// which it has to be ended.
-func connectionBroke(err error) bool {
-	if s, ok := status.FromError(err); ok {
-		return slices.Contains([]codes.Code{codes.Unavailable, codes.Canceled, codes.Internal, codes.Unknown}, s.Code())
-	}
-	return false
 }
 
 // watch tells the log of an end that nobody has asked for.
