@@ -56,9 +56,9 @@ type groupRecord struct {
 	// Removed: the replica is no longer a member. Its data is kept, and it is
 	// not started.
 	Removed bool `json:"removed,omitempty"`
-	// History is what a recovery has begun; Peers are the members it left.
-	History UUID     `json:"history,omitzero"`
-	Peers   []NodeID `json:"peers,omitempty"`
+	// Recovered are the members that a recovery left, until the catalogue knows
+	// them.
+	Recovered []NodeID `json:"recovered,omitempty"`
 }
 
 // LoadNodeID returns the id of the node that a data directory belongs to, drawn

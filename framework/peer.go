@@ -56,7 +56,7 @@ func servePeers(streams Streams, service peerpb.PeerServer, log *slog.Logger) (*
 	go func() {
 		defer close(s.done)
 		if err := s.grpc.Serve(peerNetListener{l}); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) {
-			log.Error("the peer service has stopped", "error", err)
+			log.Error("the peer service has stopped", "err", err)
 		}
 	}()
 	return s, nil

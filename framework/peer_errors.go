@@ -76,15 +76,13 @@ func callError(to NodeID, err error, changes, sent bool) error {
 }
 
 // unreachableError is a node that could not be asked: nothing happened there.
-type unreachableError struct {
-	*Error
-	node NodeID
-}
+type unreachableError struct{ as *Error }
 
-func (e *unreachableError) Unwrap() error { return e.Error }
+func (e *unreachableError) Error() string { return e.as.Error() }
+func (e *unreachableError) Unwrap() error { return e.as }
 
 func unreachable(to NodeID, why string) error {
-	return &unreachableError{ErrNoQuorum.Because("node %s cannot be reached: %s", to, why), to}
+	return &unreachableError{ErrNoQuorum.Because("node %s cannot be reached: %s", to, why)}
 }
 
 // isUnreachable reports whether err is of a node that could not be asked.
