@@ -2,7 +2,6 @@ package kv
 
 import (
 	"fmt"
-	"strconv"
 )
 
 // A request is one decoded command or query. Its bytes are those it was decoded
@@ -104,7 +103,7 @@ func (r *request) fields(c *cursor) {
 
 func unknownCode(code byte) string {
 	text := fmt.Sprintf("unknown command code 0x%02x", code)
-	if code >= ' ' && strconv.IsPrint(rune(code)) {
+	if code >= ' ' && code <= '~' {
 		text += " (text is not a command; kv.ParseCommand makes one of it)"
 	}
 	return text
