@@ -5,13 +5,20 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 )
 
 // interfaceAddrs is replaced by tests of machines that this one is not.
 var interfaceAddrs = net.InterfaceAddrs
 
+// hostBytesMax is above the longest host name there is, with its port.
+const hostBytesMax = 300
+
 // splitAddr takes "host", "host:port", "[v6]:port" or a bare v6 address apart.
 func splitAddr(addr string, defaultPort uint16) (host string, port uint16, err error) {
+	if len(addr) > hostBytesMax || !printable(addr) || strings.Contains(addr, " ") {
+		return "", 0, invalid("address %.80q: expected host:port, for IPv6 [address]:port", addr)
+	}
 	if ip, e := netip.ParseAddr(addr); e == nil {
 		return ip.String(), defaultPort, nil
 	}

@@ -3,9 +3,13 @@ package discovery
 import (
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
 func writeFile(t *testing.T, path, text string) {
@@ -67,4 +71,24 @@ func relay(t *testing.T, to string) string {
 	})
 	t.Cleanup(func() { l.Close(); wg.Wait() })
 	return l.Addr().String()
+}
+
+// figure is a counter's or gauge's value.
+func figure(t *testing.T, m prometheus.Metric) float64 {
+	t.Helper()
+	var d dto.Metric
+	if err := m.Write(&d); err != nil {
+		t.Fatal(err)
+	}
+	return d.GetCounter().GetValue() + d.GetGauge().GetValue()
+}
+
+func mustAddr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+func mustMetrics() *metrics {
+	m, err := newMetrics(nil)
+	if err != nil {
+		panic(err)
+	}
+	return m
 }

@@ -212,7 +212,7 @@ func (c *collector) failed(source, addr string, err error) {
 		return
 	}
 	c.p.met.failures.Inc()
-	c.tries = append(c.tries, JoinTry{Source: source, Addr: addr, At: time.Now(), Err: err.Error()})
+	c.tries = append(c.tries, JoinTry{Source: source, Addr: addr, At: time.Now(), Err: strings.ReplaceAll(err.Error(), "\n", "; ")})
 }
 
 // names resolves addresses, each with all that its host has.

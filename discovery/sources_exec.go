@@ -1,7 +1,6 @@
 package discovery
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,29 +32,27 @@ func (s *execSource) Addrs(ctx context.Context) ([]string, error) {
 	case ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return nil, fmt.Errorf("%s did not end within %v and was killed", s.args[0], s.timeout)
 	case err != nil:
-		if said := strings.TrimSpace(complaint.String()); said != "" {
+		if said := strings.TrimSpace(string(complaint.kept)); said != "" {
 			return nil, fmt.Errorf("%s: %w: %s", s.args[0], err, said)
 		}
 		return nil, fmt.Errorf("%s: %w", s.args[0], err)
 	case out.over:
 		return nil, fmt.Errorf("%s printed more than %d bytes: expected one address a line", s.args[0], sourceBytesMax)
 	}
-	return parseAddrLines(out.String())
+	return parseAddrLines(string(out.kept))
 }
 
-// headBuffer keeps the beginning of what is written and swallows the rest.
+// headBuffer keeps the beginning of what is written and swallows the rest. It
+// has no other method: io.Copy would use a ReadFrom, past the bound.
 type headBuffer struct {
-	bytes.Buffer
+	kept []byte
 	max  int
 	over bool
 }
 
 func (b *headBuffer) Write(p []byte) (int, error) {
-	room := b.max - b.Len()
-	if len(p) > room {
-		b.over = true
-		b.Buffer.Write(p[:room])
-		return len(p), nil
-	}
-	return b.Buffer.Write(p)
+	room := b.max - len(b.kept)
+	b.over = b.over || len(p) > room
+	b.kept = append(b.kept, p[:min(len(p), room)]...)
+	return len(p), nil
 }
