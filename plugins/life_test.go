@@ -123,7 +123,7 @@ func descriptors(t *testing.T) int {
 
 func TestTheReasonOfADeathIsTold(t *testing.T) {
 	for command, want := range map[string]string{
-		"exit 7":                 "exit status 7",
+		"exit 7":                 "exit status 7; its last words: leaving in an orderly way",
 		"panic broken invariant": "panic: broken invariant",
 		"fail disk on fire":      "disk on fire",
 	} {

@@ -33,6 +33,7 @@ const roleKey = "TEST_PLUGIN"
 var roles = map[string]func(){
 	"kv":      func() { sdk.Serve(kv.New()) },
 	"probe":   func() { sdk.Serve(&probe{}) },
+	"pids":    func() { sdk.Serve(pids{}) },
 	"host":    beHost,
 	"exit0":   func() {},
 	"exit3":   func() { fmt.Fprintln(os.Stderr, "no such table"); os.Exit(3) },
@@ -51,6 +52,16 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	goleak.VerifyTestMain(m)
+}
+
+// pids answers the number of its process: deterministic within one.
+type pids struct{ fsm.Base }
+
+func (pids) Apply(_ context.Context, _ fsm.Batch, results []fsm.Result) error {
+	for i := range results {
+		results[i] = fsm.Result{Value: strconv.AppendInt(nil, int64(os.Getpid()), 10)}
+	}
+	return nil
 }
 
 // zeros is endless.
@@ -83,6 +94,7 @@ func (p *probe) Apply(_ context.Context, b fsm.Batch, results []fsm.Result) erro
 			select {}
 		case "exit":
 			code, _ := strconv.Atoi(arg)
+			fmt.Fprintln(os.Stderr, "leaving in an orderly way")
 			os.Exit(code)
 		case "panic":
 			panic(arg)
@@ -183,6 +195,7 @@ func (raw) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (an
 	return nil, errors.ErrUnsupported
 }
 func (raw) Attend(_ *fsmpb.AttendRequest, s grpc.ServerStreamingServer[fsmpb.AttendReply]) error {
+	_ = s.Send(&fsmpb.AttendReply{})
 	select {}
 }
 func (raw) Open(context.Context, *fsmpb.OpenRequest) (*fsmpb.OpenReply, error) {

@@ -105,7 +105,7 @@ func (p *process) start(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, p.child.kill)
 	defer stop()
 	p.started = time.Now()
-	err := p.connect()
+	err := p.connect(ctx)
 	if err == nil && stop() {
 		p.log.Info("plugin started", "pid", p.child.ID(), "sha256", p.sha256)
 		go p.watch()
@@ -121,7 +121,7 @@ func (p *process) start(ctx context.Context) error {
 	return &Error{Plugin: p.spec.ID(), Path: p.spec.Path, Err: err}
 }
 
-func (p *process) connect() error {
+func (p *process) connect(ctx context.Context) error {
 	protocol, err := p.client.Client()
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (p *process) connect() error {
 	if !ok {
 		return fmt.Errorf("go-plugin dispensed %T", raw)
 	}
-	p.machine, err = wire.NewClient(conn, p.explain)
+	p.machine, err = wire.NewClient(ctx, conn, p.explain)
 	return err
 }
 

@@ -56,8 +56,9 @@ type MachineClient interface {
 	// Close is followed by the end of the process: by itself once it has answered
 	// and its standard input is closed, or else by the host, which kills it.
 	Close(ctx context.Context, in *CloseRequest, opts ...grpc.CallOption) (*CloseReply, error)
-	// Attend is held open by the host for as long as it lives and answers
-	// nothing. When it ends the host is gone, and the process has to end.
+	// Attend is held open by the host for as long as it lives. It answers once,
+	// at once, and not again. When it ends the host is gone, and the process has
+	// to end.
 	Attend(ctx context.Context, in *AttendRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AttendReply], error)
 }
 
@@ -197,8 +198,9 @@ type MachineServer interface {
 	// Close is followed by the end of the process: by itself once it has answered
 	// and its standard input is closed, or else by the host, which kills it.
 	Close(context.Context, *CloseRequest) (*CloseReply, error)
-	// Attend is held open by the host for as long as it lives and answers
-	// nothing. When it ends the host is gone, and the process has to end.
+	// Attend is held open by the host for as long as it lives. It answers once,
+	// at once, and not again. When it ends the host is gone, and the process has
+	// to end.
 	Attend(*AttendRequest, grpc.ServerStreamingServer[AttendReply]) error
 	mustEmbedUnimplementedMachineServer()
 }

@@ -25,7 +25,7 @@ const socketBytes = 256 << 10
 // the test's end, takes the connection down.
 func New(t testing.TB, m fsm.Machine) fsm.Machine {
 	t.Helper()
-	p, err := start(m)
+	p, err := start(t.Context(), m)
 	if err != nil {
 		t.Fatalf("plugintest: %v", err)
 	}
@@ -41,7 +41,7 @@ func Factory(t testing.TB, make fsm.Factory) fsm.Factory {
 		if err != nil {
 			return nil, err
 		}
-		p, err := start(m)
+		p, err := start(ctx, m)
 		if err != nil {
 			return nil, err
 		}
@@ -59,7 +59,7 @@ type pair struct {
 	once   sync.Once
 }
 
-func start(m fsm.Machine) (*pair, error) {
+func start(ctx context.Context, m fsm.Machine) (*pair, error) {
 	listener := bufconn.Listen(socketBytes)
 	p := &pair{server: grpc.NewServer(wire.ServerOptions()...), served: make(chan struct{})}
 	wire.Register(p.server, m, wire.Events{})
@@ -73,7 +73,7 @@ func start(m fsm.Machine) (*pair, error) {
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
 	var err error
 	if p.conn, err = grpc.NewClient("passthrough:plugintest", options...); err == nil {
-		p.Client, err = wire.NewClient(p.conn, nil)
+		p.Client, err = wire.NewClient(ctx, p.conn, nil)
 	}
 	if err != nil {
 		p.stop()

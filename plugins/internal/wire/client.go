@@ -42,17 +42,24 @@ type Client struct {
 
 var errClosed = errors.New("closed")
 
-// NewClient makes a machine of a connection made with [DialOptions], and tells
-// the other end that a host is there. explain, which may be nil, is asked once,
+// NewClient makes a machine of a connection made with [DialOptions], and has the
+// other end watch for the host's end. ctx bounds this alone. explain, which may be nil, is asked once,
 // when the machine is found lost: it makes of the cause that was seen from here
 // the one that is told, and may take the time to find out.
-func NewClient(conn grpc.ClientConnInterface, explain func(cause error) error) (*Client, error) {
+func NewClient(ctx context.Context, conn grpc.ClientConnInterface, explain func(cause error) error) (*Client, error) {
 	if explain == nil {
 		explain = func(cause error) error { return cause }
 	}
 	c := &Client{rpc: fsmpb.NewMachineClient(conn), explain: explain}
 	c.life, c.end = context.WithCancel(context.Background())
-	if _, err := c.rpc.Attend(c.life, &fsmpb.AttendRequest{}); err != nil {
+	stop := context.AfterFunc(ctx, c.end)
+	defer stop()
+	stream, err := c.rpc.Attend(c.life, &fsmpb.AttendRequest{})
+	if err == nil {
+		// Until this is there, nobody at the other end would notice our end.
+		_, err = stream.Recv()
+	}
+	if err != nil {
 		c.end()
 		return nil, fmt.Errorf("attend: %w", plain(err))
 	}

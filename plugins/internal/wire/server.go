@@ -204,6 +204,8 @@ func (s *Server) Close(context.Context, *fsmpb.CloseRequest) (*fsmpb.CloseReply,
 
 // Attend implements the service.
 func (s *Server) Attend(_ *fsmpb.AttendRequest, stream grpc.ServerStreamingServer[fsmpb.AttendReply]) error {
+	// An error is that of a call that has ended, which is what is waited for.
+	_ = stream.Send(&fsmpb.AttendReply{})
 	<-stream.Context().Done()
 	if s.events.HostGone != nil {
 		s.events.HostGone()
