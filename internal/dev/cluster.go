@@ -10,7 +10,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	pb "github.com/diarchy/diarchy/client/clientpb"
 )
 
 // Preferred ports of the first node; the next nodes prefer the ports after.
@@ -56,6 +59,9 @@ type Node struct {
 	process *Process
 	tree    *Tree
 	spec    Spec
+	rpcOnce sync.Once
+	rpc     pb.DiarchyClient
+	http    *http.Transport
 }
 
 // ClientAddr is where the node serves clients.
@@ -199,10 +205,23 @@ func (cl *Cluster) Start(ctx context.Context) error {
 }
 
 // Close ends the nodes in order; what does not end before ctx does is killed.
-func (cl *Cluster) Close(ctx context.Context) error { return cl.tree.Close(ctx) }
+func (cl *Cluster) Close(ctx context.Context) error {
+	cl.hangUp()
+	return cl.tree.Close(ctx)
+}
 
 // Kill ends all nodes at once.
-func (cl *Cluster) Kill() { cl.tree.Kill() }
+func (cl *Cluster) Kill() {
+	cl.hangUp()
+	cl.tree.Kill()
+}
+
+func (cl *Cluster) hangUp() {
+	for _, n := range cl.Nodes {
+		n.RPC()
+		n.http.CloseIdleConnections()
+	}
+}
 
 // Start starts the node's process, or starts it again.
 func (n *Node) Start() error {
@@ -217,8 +236,21 @@ func (n *Node) Start() error {
 	return err
 }
 
-// Process is the node's present process.
+// Process is the node's present process; nil before the first Start.
 func (n *Node) Process() *Process { return n.process }
+
+// Ended says that no process of the node runs.
+func (n *Node) Ended() bool {
+	if n.process == nil {
+		return true
+	}
+	select {
+	case <-n.process.Done():
+		return true
+	default:
+		return false
+	}
+}
 
 // WaitReady waits until the node says that it is ready, and says why it is not
 // when it ends or when ctx does.
