@@ -105,7 +105,7 @@ func (s *catalogueState) register(c catalogueCommand) error {
 			return nameTaken(n.Name, other.ID)
 		}
 		old := other.ID
-		other.Former, other.Name = other.Name, formerName(other.Name, old)
+		other.Former, other.Name = other.Name, s.formerName(other.Name, old)
 		s.dropFormer(old)
 	}
 	if have := s.node(n.ID); have != nil {
@@ -124,8 +124,12 @@ func nameTaken(name string, by NodeID) *Error {
 }
 
 // formerName is what a node is called once another has taken its name.
-func formerName(name string, id NodeID) string {
-	return name + "~" + string(id[:min(8, len(id))])
+func (s *catalogueState) formerName(name string, id NodeID) string {
+	short := name + "~" + string(id[:8])
+	if s.nodeNamed(short) != nil {
+		return name + "~" + string(id)
+	}
+	return short
 }
 
 func (s *catalogueState) create(c catalogueCommand) (any, error) {

@@ -46,7 +46,7 @@ func (n *Node) CheckSpec(spec GroupSpec) error {
 // answered as if it had just been created; one that differs is refused with both
 // values.
 func (n *Node) CreateGroup(ctx context.Context, spec GroupSpec) (GroupInfo, error) {
-	spec, err := n.resolveNodes(spec.normal())
+	spec, err := n.resolveNodes(ctx, spec.normal())
 	if err != nil {
 		return GroupInfo{}, n.named(err)
 	}
@@ -59,6 +59,7 @@ func (n *Node) CreateGroup(ctx context.Context, spec GroupSpec) (GroupInfo, erro
 	if spec.Replicas%2 == 0 {
 		n.log.Warn("an even number of replicas survives no more losses than one fewer would", "group", spec.Name, "replicas", spec.Replicas)
 	}
+	n.refreshView(ctx) // for the candidates
 	var info GroupInfo
 	cmd := catalogueCommand{Op: opCreate, ID: newUUID(), Spec: &spec, Nodes: n.candidates()}
 	r, err := n.proposeCatalogue(ctx, cmd, &info)
@@ -70,10 +71,10 @@ func (n *Node) CreateGroup(ctx context.Context, spec GroupSpec) (GroupInfo, erro
 }
 
 // resolveNodes makes ids of the names in a spec.
-func (n *Node) resolveNodes(spec GroupSpec) (GroupSpec, error) {
+func (n *Node) resolveNodes(ctx context.Context, spec GroupSpec) (GroupSpec, error) {
 	ids := make([]NodeID, 0, len(spec.Nodes))
 	for _, name := range spec.Nodes {
-		id, err := n.nodeNamed(string(name))
+		id, err := n.nodeNamed(ctx, string(name))
 		if err != nil {
 			return spec, err
 		}
@@ -83,16 +84,27 @@ func (n *Node) resolveNodes(spec GroupSpec) (GroupSpec, error) {
 	return spec.normal(), nil
 }
 
-// nodeNamed finds a node by name or id.
-func (n *Node) nodeNamed(name string) (NodeID, error) {
-	v := n.views.get()
-	if v.nodes[NodeID(name)] != nil {
-		return NodeID(name), nil
+// nodeNamed finds a node by name or id. One that is not known is looked up anew:
+// it may just have joined.
+func (n *Node) nodeNamed(ctx context.Context, name string) (NodeID, error) {
+	if id, ok := n.views.get().nodeNamed(name); ok {
+		return id, nil
 	}
-	if c := v.state.nodeNamed(name); c != nil {
-		return c.ID, nil
+	n.refreshView(ctx)
+	if id, ok := n.views.get().nodeNamed(name); ok {
+		return id, nil
 	}
 	return "", ErrNoSuchNode.Because("no such node: %q; see 'diarchy members'", name)
+}
+
+func (v *catalogueView) nodeNamed(name string) (NodeID, bool) {
+	if v.nodes[NodeID(name)] != nil {
+		return NodeID(name), true
+	}
+	if c := v.state.nodeNamed(name); c != nil {
+		return c.ID, true
+	}
+	return "", false
 }
 
 // candidates are the nodes that a group may be placed on: those that gossip does
@@ -131,7 +143,7 @@ func (n *Node) Ensure(ctx context.Context, spec GroupSpec) (GroupInfo, error) {
 		views, own, members := n.views.wait(), n.changed.wait(), n.membersChanged()
 		v := n.views.get()
 		if g := v.byName[spec.Name]; g != nil {
-			want, err := n.resolveNodes(spec)
+			want, err := n.resolveNodes(ctx, spec)
 			if err == nil {
 				err = differs(g.GroupSpec, want)
 			}
@@ -166,7 +178,7 @@ func (n *Node) Ensure(ctx context.Context, spec GroupSpec) (GroupInfo, error) {
 func (n *Node) tryEnsure(ctx context.Context, v *catalogueView, spec GroupSpec) (info GroupInfo, done bool, err error) {
 	have := len(n.candidates())
 	if len(spec.Nodes) > 0 {
-		if spec, err = n.resolveNodes(spec); err != nil {
+		if spec, err = n.resolveNodes(ctx, spec); err != nil {
 			return info, false, err // it may yet join
 		}
 		have = len(v.nodes)

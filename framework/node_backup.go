@@ -113,7 +113,9 @@ func (n *Node) RestoreBackup(ctx context.Context, group string, r io.Reader) (Sn
 		return SnapshotReport{}, err
 	}
 	// An archive can be read once, so the leader is found before a byte is.
-	leader, err := n.leader(ctx, t, "")
+	wait, cancel := context.WithTimeout(ctx, n.cfg.LeaderWait)
+	defer cancel()
+	leader, err := n.leader(wait, &t, "", n.cfg.Tick)
 	if err != nil {
 		return SnapshotReport{}, n.named(err)
 	}

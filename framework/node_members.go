@@ -31,7 +31,7 @@ func (n *Node) ChangeMembership(ctx context.Context, group string, r ChangeReque
 	if err != nil {
 		return err
 	}
-	id, err := n.memberNamed(t.info, r.Node, r.Op == AddLearner)
+	id, err := n.memberNamed(ctx, t.info, r.Node, r.Op == AddLearner)
 	if err != nil {
 		return n.named(err)
 	}
@@ -52,8 +52,8 @@ func (n *Node) ChangeMembership(ctx context.Context, group string, r ChangeReque
 // memberNamed finds the node meant by a name or id. Where a node has taken the
 // name over from a member that is gone, the member is meant, unless a node is to
 // be added.
-func (n *Node) memberNamed(info *GroupInfo, name string, adding bool) (NodeID, error) {
-	id, err := n.nodeNamed(name)
+func (n *Node) memberNamed(ctx context.Context, info *GroupInfo, name string, adding bool) (NodeID, error) {
+	id, err := n.nodeNamed(ctx, name)
 	if adding || err == nil && slices.Contains(info.Placed, id) {
 		return id, err
 	}
@@ -196,7 +196,7 @@ func (n *Node) Transfer(ctx context.Context, group, toNode string) error {
 	}
 	var to NodeID
 	if toNode != "" {
-		if to, err = n.nodeNamed(toNode); err != nil {
+		if to, err = n.nodeNamed(ctx, toNode); err != nil {
 			return n.named(err)
 		}
 	}
@@ -213,7 +213,7 @@ func (n *Node) Replace(ctx context.Context, group, oldNode, newNode string, forc
 	if err != nil {
 		return err
 	}
-	fresh, err := n.nodeNamed(newNode)
+	fresh, err := n.nodeNamed(ctx, newNode)
 	if err != nil {
 		return n.named(err)
 	}
@@ -256,8 +256,12 @@ func (n *Node) replaced(ctx context.Context, t target, name string, fresh NodeID
 			return id, nil
 		}
 	}
-	if id, err := n.nodeNamed(name); err == nil && id != fresh {
-		return id, nil // no member any more: perhaps the first call got that far
+	// No member any more: perhaps an earlier call got that far.
+	if id, err := n.nodeNamed(ctx, name); err == nil && id != fresh {
+		return id, nil
+	}
+	if _, err := ParseUUID(name); err == nil && NodeID(name) != fresh {
+		return NodeID(name), nil
 	}
 	return "", ErrNoSuchNode.Because("group %q has no replica on a node %q that could be replaced", t.info.Name, name)
 }

@@ -145,13 +145,23 @@ func route[T any](ctx context.Context, n *Node, t target, noForward bool,
 
 // forward does an operation at the node that leads, where it is not forwarded
 // again. What did not happen because leadership had moved, or because the leader
-// could not be reached, is tried once more at the next one, while ctx lasts.
+// could not be reached, is tried again at whoever leads then, for LeaderWait at
+// most and while ctx lasts.
 func forward[T any](ctx context.Context, n *Node, t target, local func(*Group) (T, error), remote func(*peer) (T, error)) (T, error) {
-	var avoid NodeID
-	for try := 0; ; try++ {
-		leader, err := n.leader(ctx, t, avoid)
-		var out T
+	wait, cancel := context.WithTimeout(ctx, n.cfg.LeaderWait)
+	defer cancel()
+	var (
+		out   T
+		last  error
+		asked NodeID
+		pause = n.cfg.Tick / 16
+	)
+	for {
+		leader, err := n.leader(wait, &t, asked, pause)
 		if err != nil {
+			if last != nil {
+				err = last // says more
+			}
 			return out, n.named(err)
 		}
 		if leader == n.cfg.ID {
@@ -163,11 +173,11 @@ func forward[T any](ctx context.Context, n *Node, t target, local func(*Group) (
 			}
 			out, err = remote(p)
 		}
-		if err == nil || try == 1 || !elsewhere(err) && !isUnreachable(err) {
+		if err == nil || !elsewhere(err) && !isUnreachable(err) {
 			return out, n.named(err)
 		}
 		n.learn(t, leader, err)
-		avoid = leader
+		last, asked, pause = err, leader, min(2*pause, n.cfg.Tick)
 	}
 }
 
@@ -197,40 +207,48 @@ func (n *Node) hint(id UUID) NodeID {
 	return ""
 }
 
-// leader finds out who leads a group, waiting up to LeaderWait while nobody but
-// avoid does.
-func (n *Node) leader(ctx context.Context, t target, avoid NodeID) (NodeID, error) {
-	wait, cancel := context.WithTimeout(ctx, n.cfg.LeaderWait)
-	defer cancel()
+// leader finds out who leads a group and waits while nobody does. asked is who
+// was wrong the last time, or could not be reached: unless another is named it
+// is only answered again after a pause.
+func (n *Node) leader(ctx context.Context, t *target, asked NodeID, pause time.Duration) (NodeID, error) {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
 	for {
-		var changed <-chan struct{}
-		if t.local != nil {
-			changed = t.local.Changed()
-			if id := t.local.EngineStatus().Leader; id != "" && id != avoid {
-				return id, nil
-			}
+		changed, id := n.knownLeader(ctx, t)
+		if id != "" && id != asked {
+			return id, nil
 		}
-		if !n.knows(t) {
-			if id := n.hint(t.info.ID); id != "" && id != avoid && id != n.cfg.ID {
-				return id, nil
-			}
-			if id := n.findLeader(wait, t.info); id != "" && id != avoid {
-				return id, nil
-			}
-		}
-		pause := time.NewTimer(n.cfg.Tick / 4)
 		select {
 		case <-changed:
-		case <-pause.C:
-		case <-wait.Done():
-			pause.Stop()
-			if avoid != "" {
-				return "", ErrNoQuorum.Because("group %q: node %s, its last known leader, cannot be reached and there is no other yet; retry", t.info.Name, n.views.get().nodeName(avoid))
-			}
+		case <-timer.C:
+			asked = ""
+			timer.Reset(n.cfg.Tick / 4)
+		case <-ctx.Done():
 			return "", ErrNotLeader.Because("group %q has no leader now; retry", t.info.Name)
 		}
-		pause.Stop()
 	}
+}
+
+// knownLeader says who leads by what can be known now. changed is closed when
+// this node's replica, if it has one, knows more.
+func (n *Node) knownLeader(ctx context.Context, t *target) (changed <-chan struct{}, id NodeID) {
+	if t.local == nil { // it may have started since
+		changed = n.changed.wait()
+		*t = n.targetOf(t.info)
+	}
+	if t.local != nil {
+		changed = t.local.Changed()
+		if id := t.local.EngineStatus().Leader; id != "" {
+			return changed, id
+		}
+	}
+	if n.knows(*t) {
+		return changed, ""
+	}
+	if id := n.hint(t.info.ID); id != "" && id != n.cfg.ID {
+		return changed, id
+	}
+	return changed, n.findLeader(ctx, t.info)
 }
 
 // knows reports whether this node's replica, if it has one, will hear of a

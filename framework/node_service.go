@@ -73,7 +73,13 @@ func (f *asyncFlow) start() {
 		return
 	}
 	go func() {
-		id, err := f.n.leader(f.ctx, f.t, "")
+		wait, cancel := context.WithTimeout(f.ctx, f.n.cfg.LeaderWait)
+		defer cancel()
+		id, err := f.n.leader(wait, &f.t, "", f.n.cfg.Tick)
+		if err == nil && id == f.n.cfg.ID {
+			f.t.local.ProposeAsync(f.ctx, f.cs, f.fromLocal)
+			return
+		}
 		if err != nil {
 			for i := range f.cs {
 				f.tell(i, Receipt{}, err)
