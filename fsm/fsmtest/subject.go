@@ -224,7 +224,7 @@ func (s *subject) restore(snapshot []byte, from *subject, index uint64, time int
 		return err
 	}
 	if !r.ended {
-		return fmt.Errorf("Restore: it did not read to the end: %d of %d bytes are left, or io.EOF is", len(r.b), len(snapshot))
+		return fmt.Errorf("the restore did not read to the end: %d of %d bytes are left, or io.EOF is", len(r.b), len(snapshot))
 	}
 	s.index, s.time = index, time
 	return nil

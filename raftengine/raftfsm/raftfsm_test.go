@@ -110,6 +110,22 @@ func TestResults(t *testing.T) {
 	}
 }
 
+// An FSM may answer with a buffer that it fills again for the next command.
+func TestResultIsCopied(t *testing.T) {
+	buffer := make([]byte, 1)
+	f := &scripted{apply: func(l *raft.Log) any {
+		buffer[0] = '0' + byte(l.Index)
+		return buffer
+	}}
+	r := make([]fsm.Result, 2)
+	if err := start(t, f, raftfsm.Options{}).Apply(t.Context(), fsm.Batch{Entries: []fsm.Entry{{Index: 1}, {Index: 2}}}, r); err != nil {
+		t.Fatal(err)
+	}
+	if string(r[0].Value) != "1" || string(r[1].Value) != "2" {
+		t.Errorf("results %q, %q, want 1, 2", r[0].Value, r[1].Value)
+	}
+}
+
 func TestOwnEncodeResult(t *testing.T) {
 	encode := func(v any) ([]byte, error) {
 		if v == 7 {
@@ -144,6 +160,9 @@ func TestLogOfAnEntry(t *testing.T) {
 	want := raft.Log{Index: 8, Term: 1, Type: raft.LogCommand, Data: []byte("data"), AppendedAt: at}
 	if fmt.Sprintf("%+v", got[0]) != fmt.Sprintf("%+v", want) {
 		t.Errorf("the Log is %+v, want %+v", got[0], want)
+	}
+	if where := got[0].AppendedAt.Location(); where != time.UTC {
+		t.Errorf("AppendedAt is in %v: an FSM that formats it would differ from one replica to the next", where)
 	}
 	if got[1].Index != 9 || got[1].Data == nil || len(got[1].Data) != 0 || got[1].AppendedAt.Sub(at) != 1 {
 		t.Errorf("the second Log is %+v", got[1])
