@@ -206,9 +206,6 @@ func (c *faultConn) pump(q *lateQueue) {
 		if n > 0 {
 			q.put(buf[:n], c.link.state.Load())
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			continue // a deadline set before the pump began
-		}
 		if err != nil {
 			q.finish(err)
 			return

@@ -122,10 +122,16 @@ func TestACutHidesTheOthersCloseAndAnswersNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFaulty(t, newWorld(t, memnet.New(1)))
 		la := listen(t, f.a, framework.PlaneRaft, someGroup)
+		reading := make(chan error)
+		go func() { _, err := f.ofA.Read(make([]byte, 1)); reading <- err }()
+		synctest.Wait()
 		f.faults.Cut("b", framework.FromNode)
 		_ = f.ofB.Close()
+		synctest.Wait()
 		_ = f.ofA.SetReadDeadline(time.Now().Add(time.Hour))
-		_, err := f.ofA.Read(make([]byte, 1))
+		err := <-reading // the one under way when the cut came
+		wantDeadline(t, err)
+		_, err = f.ofA.Read(make([]byte, 1))
 		wantDeadline(t, err)
 		// Neither a welcome nor a refusal comes out of a cut.
 		for _, g := range []framework.GroupIdentity{someGroup, {ID: framework.UUID{55}}} {

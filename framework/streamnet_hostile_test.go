@@ -190,6 +190,28 @@ func TestAnotherVersionIsToldWhich(t *testing.T) {
 	})
 }
 
+// A refusal arrives whole even when more was sent than was read: a reset could
+// overtake it.
+func TestARefusalIsNotLostInAReset(t *testing.T) {
+	w := newWorld(t, nil)
+	b := w.node("b")
+	m := newWorld(t, memnet.New(1))
+	hello := recordHello(t, m, m.node("a"))
+	c, err := net.Dial("tcp", b.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := c.Write(append(hello, make([]byte, 5000)...)); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(c)
+	if err != nil || !strings.Contains(string(answer), "is not open on this node") {
+		t.Errorf("got %q, %v", answer, err)
+	}
+}
+
 // rogue answers every connection with the same bytes.
 func rogue(t *testing.T, w *streamWorld, id framework.NodeID, answer []byte) {
 	t.Helper()
@@ -368,6 +390,9 @@ func TestIdleCallersAreBoundedInNumberAndMemory(t *testing.T) {
 			t.Logf("%d bytes for each idle caller", per)
 			if per > 64<<10 {
 				t.Errorf("%d bytes for each idle caller, at most %d are allowed", per, 64<<10)
+			}
+			if log := b.log.String(); log != "" {
+				t.Errorf("callers who had to make room are in the log: %s", log)
 			}
 			_ = idle[0].SetReadDeadline(time.Now().Add(30 * time.Second))
 			if _, err := idle[0].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {

@@ -368,6 +368,9 @@ func TestAnAddressThatHasChangedHands(t *testing.T) {
 		if !strings.Contains(err.Error(), "name-of-b") {
 			t.Errorf("%v does not say who is there", err)
 		}
+		if got := b.value(t, "refused_total/other node"); got != 1 {
+			t.Errorf("the node that is there has refused %v", got)
+		}
 		if _, err = a.Dial(context.Background(), "unheard-of", framework.PlaneRaft, someGroup); err == nil {
 			t.Error("dialed a node without an address")
 		}
@@ -467,6 +470,18 @@ func TestADialEndsWithItsContext(t *testing.T) {
 		if err := <-ended; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("at the end of all: %v", err)
 		}
+	})
+}
+
+func TestTheHandshakesDeadlinesEndWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, memnet.New(1))
+		a, b := w.node("a"), w.node("b")
+		l := listen(t, b, framework.PlaneRaft, someGroup)
+		mine, theirs := link(t, a, "b", l, framework.PlaneRaft, someGroup)
+		time.Sleep(time.Hour)
+		say(t, mine, theirs, "an hour")
+		say(t, theirs, mine, "later")
 	})
 }
 

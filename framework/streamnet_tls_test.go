@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/diarchy/diarchy/framework"
 	"github.com/diarchy/diarchy/internal/certs"
+	"github.com/diarchy/diarchy/internal/memnet"
 )
 
 // pki is a directory with two authorities.
@@ -43,10 +45,13 @@ func (p *pki) leaf(t *testing.T, ca, file string, o certs.LeafOptions) certs.Pai
 	return p.pair(file)
 }
 
-// node makes a node's certificate and loads it as an agent does.
+// node loads a node's certificate as an agent does, and makes it the first time.
 func (p *pki) node(t *testing.T, name string) *framework.StreamTLS {
 	t.Helper()
-	pair := p.leaf(t, "ca", name, certs.LeafOptions{Identity: certs.Identity{Role: certs.RoleNode, Name: name}})
+	pair := p.pair(name)
+	if _, err := os.Stat(pair.Cert); err != nil {
+		p.leaf(t, "ca", name, certs.LeafOptions{Identity: certs.Identity{Role: certs.RoleNode, Name: name}})
+	}
 	s, err := certs.LoadNode(certs.Files{CA: p.pair("ca").Cert, Cert: pair.Cert, Key: pair.Key}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -178,25 +183,11 @@ func TestWrongCallersOverTLS(t *testing.T) {
 			if log := b.log.String(); strings.Count(log, "\n") != 1 || !strings.Contains(log, c.log) {
 				t.Errorf("not one line that says %q: %s", c.log, log)
 			}
-			right := w.node("right", withTLS("right", p.raw2(t, "right")))
+			right := w.node("right", withTLS("right", p.node(t, "right")))
 			mine, theirs := link(t, right, "b", l, framework.PlaneRaft, someGroup)
 			say(t, mine, theirs, "the port lives on")
 		})
 	}
-}
-
-// raw2 is node for a name that may have been made before.
-func (p *pki) raw2(t *testing.T, name string) *framework.StreamTLS {
-	t.Helper()
-	if _, err := os.Stat(p.pair(name).Cert); err != nil {
-		return p.node(t, name)
-	}
-	pair := p.pair(name)
-	s, err := certs.LoadNode(certs.Files{CA: p.pair("ca").Cert, Cert: pair.Cert, Key: pair.Key}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &framework.StreamTLS{Server: s.PeerServer(), Client: s.PeerClient()}
 }
 
 // A node that dials is as careful about who answers.
@@ -307,6 +298,59 @@ func TestATLSHandshakeHasABound(t *testing.T) {
 		t.Errorf("the caller was heard out: %v", err)
 	}
 	await(t, "the count", func() bool { return b.value(t, "dropped_total/oversized") == 1 })
+}
+
+// Without NameOf a caller's certificate must still bear the name it gives itself.
+func TestACallersNameIsItsCertificates(t *testing.T) {
+	w, p := newWorld(t, nil), newPKI(t)
+	b := w.node("b", withTLS("b", p.node(t, "b")))
+	listen(t, b, framework.PlaneRaft, someGroup)
+	lying := &framework.StreamTLS{Server: &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert}, Client: p.node(t, "n3").Client}
+	a := w.node("a", withTLS("a", lying))
+	_, err := a.Dial(context.Background(), "b", framework.PlaneRaft, someGroup)
+	wantRefused(t, err, "b", framework.RefusedIdentity)
+}
+
+// Whatever the settings allow, the version is looked at.
+func TestSettingsThatAllowAnOlderTLS(t *testing.T) {
+	w, p := newWorld(t, nil), newPKI(t)
+	settings := func(name string) *framework.StreamTLS {
+		c := p.raw(t, "ca", p.leaf(t, "ca", name, certs.LeafOptions{Identity: certs.Identity{Role: certs.RoleNode, Name: name}}))
+		c.MaxVersion = tls.VersionTLS12
+		return &framework.StreamTLS{Server: c, Client: c}
+	}
+	a, b := w.node("a", withTLS("a", settings("a"))), w.node("b", withTLS("b", settings("b")))
+	listen(t, b, framework.PlaneRaft, someGroup)
+	_, err := a.Dial(context.Background(), "b", framework.PlaneRaft, someGroup)
+	wantRefused(t, err, "b", framework.RefusedIdentity)
+}
+
+// The goodbye of TLS could wait for the other end's buffer to empty.
+func TestCloseDoesNotWaitForAStalledPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, p := newWorld(t, memnet.New(1)), newPKI(t)
+		// The bubble's clock stands in the year 2000.
+		issued := func(name string) *framework.StreamTLS {
+			id := certs.Identity{Role: certs.RoleNode, Name: name}
+			c := p.raw(t, "then", p.leaf(t, "then", name, certs.LeafOptions{Identity: id, Now: time.Now()}))
+			return &framework.StreamTLS{Server: c, Client: c}
+		}
+		if err := certs.CreateCA(p.pair("then"), certs.CAOptions{Now: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+		a, b := w.node("a", withTLS("a", issued("a"))), w.node("b", withTLS("b", issued("b")))
+		l := listen(t, b, framework.PlaneRaft, someGroup)
+		mine, _ := link(t, a, "b", l, framework.PlaneRaft, someGroup)
+		w.net.Cut("a", "b")
+		_ = mine.SetWriteDeadline(time.Now().Add(time.Second))
+		_, err := mine.Write(make([]byte, 1<<20))
+		wantDeadline(t, err)
+		start := time.Now()
+		_ = a.Close()
+		if d := time.Since(start); d != 0 {
+			t.Errorf("the close took %v", d)
+		}
+	})
 }
 
 func TestTLSToAPlainPortAndBack(t *testing.T) {

@@ -222,9 +222,9 @@ func TestLoadNamesTheFileAndTheFault(t *testing.T) {
 	}
 }
 
-// shake does a handshake over TCP and returns both ends' errors and what each
-// saw of the other.
-func shake(t *testing.T, server, client *tls.Config) (serverErr, clientErr error, sawServer, sawClient *x509.Certificate) {
+// shake does a handshake over TCP and returns what each end saw of the other, and
+// both ends' errors.
+func shake(t *testing.T, server, client *tls.Config) (sawServer, sawClient *x509.Certificate, serverErr, clientErr error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -257,7 +257,7 @@ func shake(t *testing.T, server, client *tls.Config) (serverErr, clientErr error
 		_ = c.Close()
 	}
 	<-done
-	return serverErr, clientErr, sawServer, sawClient
+	return sawServer, sawClient, serverErr, clientErr
 }
 
 func TestPeersProveThemselvesToEachOther(t *testing.T) {
@@ -276,7 +276,7 @@ func TestPeersProveThemselvesToEachOther(t *testing.T) {
 		return s
 	}
 	n1, n2, thief, ann := load("ca", "n1"), load("ca", "n2"), load("other", "thief"), load("ca", "ann")
-	se, ce, sawServer, sawClient := shake(t, n1.PeerServer(), n2.PeerClient())
+	sawServer, sawClient, se, ce := shake(t, n1.PeerServer(), n2.PeerClient())
 	if se != nil || ce != nil {
 		t.Fatalf("%v, %v", se, ce)
 	}
@@ -286,30 +286,30 @@ func TestPeersProveThemselvesToEachOther(t *testing.T) {
 	if b, err := certs.RequireNode(sawClient); err != nil || b != "n2" {
 		t.Errorf("the client is %q, %v", b, err)
 	}
-	if se, _, _, _ := shake(t, n1.PeerServer(), thief.PeerClient()); se == nil {
+	if _, _, se, _ := shake(t, n1.PeerServer(), thief.PeerClient()); se == nil {
 		t.Error("a client of another authority was taken")
 	}
-	if _, ce, _, _ := shake(t, thief.PeerServer(), n1.PeerClient()); ce == nil {
+	if _, _, _, ce := shake(t, thief.PeerServer(), n1.PeerClient()); ce == nil {
 		t.Error("a server of another authority was taken")
 	}
-	if _, ce, _, _ := shake(t, ann.PeerServer(), n1.PeerClient()); ce == nil {
+	if _, _, _, ce := shake(t, ann.PeerServer(), n1.PeerClient()); ce == nil {
 		t.Error("a client's certificate was taken for a server's")
 	}
 	bare := &tls.Config{InsecureSkipVerify: true}
-	if se, _, _, _ := shake(t, n1.PeerServer(), bare); se == nil {
+	if _, _, se, _ := shake(t, n1.PeerServer(), bare); se == nil {
 		t.Error("a client without a certificate was taken")
 	}
 	bare.MaxVersion = tls.VersionTLS12
-	if se, _, _, _ := shake(t, n1.PeerServer(), bare); se == nil {
+	if _, _, se, _ := shake(t, n1.PeerServer(), bare); se == nil {
 		t.Error("TLS 1.2 was taken")
 	}
-	if se, ce, _, _ := shake(t, n2.Server(), ann.Client()); se != nil || ce != nil {
+	if _, _, se, ce := shake(t, n2.Server(), ann.Client()); se != nil || ce != nil {
 		t.Errorf("the client port: %v, %v", se, ce)
 	}
-	if _, ce, _, _ := shake(t, n1.Server(), ann.Client()); ce == nil {
+	if _, _, _, ce := shake(t, n1.Server(), ann.Client()); ce == nil {
 		t.Error("a client took a server whose certificate is for another address")
 	}
-	if se, ce, _, _ := shake(t, n2.Server(), load("ca", "n2").Client()); se != nil || ce != nil {
+	if _, _, se, ce := shake(t, n2.Server(), load("ca", "n2").Client()); se != nil || ce != nil {
 		t.Errorf("the client port, as a node: %v, %v", se, ce)
 	}
 }
@@ -331,11 +331,11 @@ func TestChangedFilesAreUsedAndBrokenOnesAreNot(t *testing.T) {
 	server, client := s.PeerServer(), s.PeerClient()
 	serial := func() (asServer, asClient string) {
 		t.Helper()
-		se, ce, saw, _ := shake(t, server, other.PeerClient())
+		saw, _, se, ce := shake(t, server, other.PeerClient())
 		if se != nil || ce != nil {
 			t.Fatalf("%v, %v", se, ce)
 		}
-		se, ce, _, sawClient := shake(t, other.PeerServer(), client)
+		_, sawClient, se, ce := shake(t, other.PeerServer(), client)
 		if se != nil || ce != nil {
 			t.Fatalf("%v, %v", se, ce)
 		}
@@ -398,13 +398,13 @@ func TestAnAuthorityCanBeReplacedWhileRunning(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if se, _, _, _ := shake(t, n1.PeerServer(), n2.PeerClient()); se == nil {
+	if _, _, se, _ := shake(t, n1.PeerServer(), n2.PeerClient()); se == nil {
 		t.Error("the next authority was taken before its time")
 	}
 	if err := os.Rename(d.path("both.pem"), d.path("ca.pem")); err != nil {
 		t.Fatal(err)
 	}
-	if se, ce, _, _ := shake(t, n1.PeerServer(), n2.PeerClient()); se != nil || ce != nil {
+	if _, _, se, ce := shake(t, n1.PeerServer(), n2.PeerClient()); se != nil || ce != nil {
 		t.Errorf("%v, %v", se, ce)
 	}
 }
