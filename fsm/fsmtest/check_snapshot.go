@@ -119,7 +119,7 @@ func (s *subject) writeBeside(snapshot fsm.Snapshot, entries []fsm.Entry) ([]byt
 	select {
 	case a = <-done:
 	case <-timeout:
-		return nil, nil, errors.New("Apply waits until WriteTo has written all")
+		return nil, nil, errors.New("blocked: while WriteTo waits for its writer, Apply waits for WriteTo")
 	}
 	gate.open()
 	select {
