@@ -3,6 +3,7 @@ package framework
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -14,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -203,6 +205,11 @@ func newStaging(groupDir string) (*staging, error) {
 		s.dir = filepath.Join(groupDir, "staged")
 		err = os.MkdirAll(s.dir, 0o700)
 	}
+	if left, e := filepath.Glob(filepath.Join(s.dir, "tmp-*")); e == nil {
+		for _, f := range left {
+			_ = os.Remove(f) // cut short by the end of the last run
+		}
+	}
 	return s, err
 }
 
@@ -234,20 +241,44 @@ func (s *staging) put(fill func(io.Writer) ([32]byte, error)) (hash [32]byte, er
 	return hash, syncDir(s.dir)
 }
 
-// use notes that the log names this payload: it is needed until a snapshot at
-// or above that position is durable.
+// use notes that the log names this payload at a position.
 func (s *staging) use(hash [32]byte, at Position) {
 	s.mu.Lock()
 	s.used[hash] = at
 	s.mu.Unlock()
 }
 
-func (s *staging) forgetBelow(at Position) {
+// stagedKept is how many payloads stay though this replica has a snapshot above
+// them: another that was away may still have to fetch them from here.
+const stagedKept = 2
+
+// prune removes what no replica will ask for again: all but the newest, unless
+// the log above this replica's snapshot names it.
+func (s *staging) prune(snapshot Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for hash, named := range s.used {
-		if named <= at {
-			_ = os.Remove(s.path(hash)) // an orphan costs room and nothing else
+	files, err := os.ReadDir(s.dir)
+	if err != nil {
+		return // what is left costs room and nothing else
+	}
+	age := func(e os.DirEntry) int64 {
+		if i, err := e.Info(); err == nil {
+			return i.ModTime().UnixNano()
+		}
+		return 0
+	}
+	slices.SortFunc(files, func(a, b os.DirEntry) int { return cmp.Compare(age(b), age(a)) })
+	kept := 0
+	for _, f := range files {
+		var hash [32]byte
+		if len(f.Name()) != 2*len(hash) {
+			continue // being written
+		}
+		if _, err := hex.Decode(hash[:], []byte(f.Name())); err != nil {
+			continue
+		}
+		if kept++; kept > stagedKept && s.used[hash] <= snapshot {
+			_ = os.Remove(filepath.Join(s.dir, f.Name()))
 			delete(s.used, hash)
 		}
 	}

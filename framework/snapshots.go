@@ -48,7 +48,7 @@ func (a *applier) store(ctx context.Context, w *payloadWriter, at Position) (Sna
 		return SnapshotReport{}, err
 	}
 	a.metrics.snapshots.Inc()
-	a.staged.forgetBelow(at)
+	a.staged.prune(at)
 	rep := a.report(&w.info, at)
 	rep.Bytes = a.snapping.Load()
 	return rep, nil

@@ -136,7 +136,7 @@ func caseDeposedReads(c *cluster) {
 			select {
 			case <-stop:
 				return
-			default:
+			case <-time.After(time.Millisecond):
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 			a, err := old.g.Query(ctx, framework.ReadQuery{Data: getQuery("x")})

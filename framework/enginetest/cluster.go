@@ -327,11 +327,12 @@ func contains(ns []*node, n *node) bool {
 	return false
 }
 
-// follower returns a running node that is not the leader.
+// follower returns a running voter that is not the leader.
 func (c *cluster) follower() *node {
 	l := c.leader()
+	m := l.g.EngineStatus().Membership
 	for _, n := range c.live() {
-		if n != l {
+		if v, ok := m.Find(n.id); ok && n != l && v.Suffrage == framework.Voter {
 			return n
 		}
 	}
