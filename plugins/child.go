@@ -215,6 +215,15 @@ func (c *child) kill() {
 	}
 }
 
+// end kills the process and waits until it is gone. One that was not started
+// yet never will be.
+func (c *child) end() {
+	c.kill()
+	if c.ID() != "" {
+		<-c.ended
+	}
+}
+
 // exit says how the process has ended; ended must be closed.
 func (c *child) exit() string {
 	c.mu.Lock()

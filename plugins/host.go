@@ -256,8 +256,6 @@ func (h *Host) Close() error {
 	h.mu.Unlock()
 	var all sync.WaitGroup
 	for _, p := range running {
-		p.stopping.Store(true)
-		p.child.kill()
 		all.Go(func() { p.stop(false) })
 	}
 	all.Wait()

@@ -363,6 +363,21 @@ func TestClosingTheHostEndsEverything(t *testing.T) {
 	}
 }
 
+func TestClosingTheHostEndsAStart(t *testing.T) {
+	h, f := factoryOf(t, role(t, "silent"))
+	started := make(chan error, 1)
+	go func() { started <- second(f(context.Background())) }()
+	for len(h.Status()) == 0 {
+		runtime.Gosched()
+	}
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-started; err == nil || !strings.Contains(err.Error(), "given up") {
+		t.Errorf("the start: %v", err)
+	}
+}
+
 func TestLargeSnapshotsStream(t *testing.T) {
 	const size = 64 << 20
 	_, f := factoryOf(t, role(t, "probe"))

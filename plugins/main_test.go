@@ -2,6 +2,7 @@ package plugins_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -162,11 +163,11 @@ func (c captured) WriteTo(w io.Writer) (int64, error) {
 func (captured) Release() {}
 
 func pattern(n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(i * 7 >> 3)
+	block := make([]byte, 65537) // no divisor of a chunk's size
+	for i := range block {
+		block[i] = byte(i * 7 >> 3)
 	}
-	return b
+	return bytes.Repeat(block, n/len(block)+1)[:n]
 }
 
 // openFiles lists what the process's descriptors refer to.
@@ -287,7 +288,9 @@ func self(t testing.TB) string {
 
 // role is a spec of this test binary as one of the roles.
 func role(t testing.TB, name string) plugins.Spec {
-	return plugins.Spec{Name: name, Path: self(t), AllowUnpinned: true, Env: []string{roleKey + "=" + name}}
+	// The race detector's runtime would sleep for a second at each exit.
+	env := []string{roleKey + "=" + name, "GORACE=atexit_sleep_ms=0"}
+	return plugins.Spec{Name: name, Path: self(t), AllowUnpinned: true, Env: env}
 }
 
 // newHost makes a host that the test's end closes.

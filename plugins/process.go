@@ -111,11 +111,10 @@ func (p *process) start(ctx context.Context) error {
 		go p.watch()
 		return nil
 	}
-	p.stopping.Store(true)
-	p.child.kill()
-	if p.child.ID() != "" {
-		<-p.child.ended
+	if p.stopping.Swap(true) {
+		err = errHostClosed
 	}
+	p.child.end()
 	err = p.startError(ctx, err)
 	p.stop(false)
 	return &Error{Plugin: p.spec.ID(), Path: p.spec.Path, Err: err}
@@ -148,6 +147,8 @@ func (p *process) startError(ctx context.Context, err error) error {
 	core, rest, _ := strings.Cut(first, "|")
 	app, _, _ := strings.Cut(rest, "|")
 	switch {
+	case errors.Is(err, errHostClosed):
+		return fmt.Errorf("its start was given up: %w", err)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return fmt.Errorf("no handshake within the start timeout of %s; it was killed%s", p.host.options.StartTimeout, p.quoted())
 	case ctx.Err() != nil || errors.Is(failed, errGivenUp):
@@ -191,8 +192,7 @@ func (p *process) explain(cause error) error {
 		}
 	}
 	p.stopping.Store(true)
-	p.child.kill()
-	<-p.child.ended
+	p.child.end()
 	if p.child.endedItself() {
 		return fmt.Errorf("plugin %s (pid %s) %s", p.spec.ID(), p.child.ID(), p.child.exit())
 	}
@@ -213,19 +213,16 @@ func (p *process) watch() {
 func (p *process) stop(closed bool) {
 	p.stopping.Store(true)
 	p.stopOnce.Do(func() {
-		if p.child.ID() != "" {
-			p.child.closeStdin()
-			if closed {
-				timer := time.NewTimer(closeGrace)
-				select {
-				case <-p.child.ended:
-				case <-timer.C:
-				}
-				timer.Stop()
+		p.child.closeStdin()
+		if closed {
+			timer := time.NewTimer(closeGrace)
+			select {
+			case <-p.child.ended:
+			case <-timer.C:
 			}
-			p.child.kill()
-			<-p.child.ended
+			timer.Stop()
 		}
+		p.child.end()
 		p.client.Kill()
 		_ = os.RemoveAll(p.dir)
 		p.host.forget(p)
@@ -242,6 +239,7 @@ type instance struct {
 func (m *instance) Open(ctx context.Context) (fsm.Opened, error) {
 	o, err := m.Client.Open(ctx)
 	if err == nil {
+		o.Lost = m.process.child.ended
 		m.process.opened.Store(&o)
 	}
 	return o, err

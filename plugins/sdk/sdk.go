@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 
 	"github.com/hashicorp/go-hclog"
@@ -34,13 +33,12 @@ import (
 // the node's log line by line; JSON lines as log/slog writes them keep their
 // level and attributes. A panic ends the process, with its stack in that log.
 //
-// An interrupt from the terminal is left to the host.
+// Interrupts are left to the host: go-plugin takes them and does nothing.
 func Serve(m fsm.Machine) {
 	if os.Getenv(fsmpb.CookieKey) != fsmpb.CookieValue {
 		byHand(os.Stderr)
 		os.Exit(2)
 	}
-	signal.Ignore(os.Interrupt)
 	exitWithHost()
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig: plugin.HandshakeConfig{
