@@ -59,6 +59,10 @@ type agent struct {
 // closeWithin bounds an orderly end.
 const closeWithin = 30 * time.Second
 
+// leaveWithin bounds the goodbye to the pool, which others that end at the same
+// moment do not answer.
+const leaveWithin = 2 * time.Second
+
 // openAgent starts a node. Either all of it runs, or nothing is left.
 func openAgent(ctx context.Context, c *config.Config, log *slog.Logger, forceNew bool) (*agent, error) {
 	a := &agent{
@@ -247,7 +251,9 @@ func (a *agent) leavePool(ctx context.Context) error {
 	if pool == nil {
 		return nil
 	}
-	if err := pool.Leave(ctx); err != nil {
+	leave, cancel := context.WithTimeout(ctx, leaveWithin)
+	defer cancel()
+	if err := pool.Leave(leave); err != nil {
 		a.log.Warn("left the pool, perhaps unheard", "err", err)
 	}
 	return pool.Close()

@@ -43,6 +43,7 @@ type Run struct {
 const (
 	startWithin = 60 * time.Second
 	closeWithin = 20 * time.Second
+	sameSignal  = 300 * time.Millisecond
 )
 
 var (
@@ -97,8 +98,15 @@ func (r *Run) listen(ctx context.Context, cancel context.CancelCauseFunc, hurry 
 		cancel(errInterrupted)
 	case <-ctx.Done():
 	}
-	<-r.Signals
-	close(hurry)
+	// Wrappers such as timeout send the first one twice, to this process and to
+	// its group; a person is slower.
+	for first := time.Now(); ; {
+		<-r.Signals
+		if time.Since(first) > sameSignal {
+			close(hurry)
+			return
+		}
+	}
 }
 
 // watchParent polls: nothing tells a process that its parent has ended.
