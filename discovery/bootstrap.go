@@ -137,13 +137,9 @@ func SetHash(set []framework.UUID) [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-// ClusterOf is the UUID of the cluster that a sorted set of nodes forms.
-func ClusterOf(set []framework.UUID) framework.UUID {
-	h := SetHash(set)
-	u := framework.UUID(h[:16])
-	u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80 // version 8: a UUID of our own making
-	return u
-}
+// ClusterOf is the UUID of the cluster that a sorted set of nodes forms: the
+// same that Node.Form works out for itself.
+func ClusterOf(set []framework.UUID) framework.UUID { return framework.ClusterID(nodeIDs(set)) }
 
 func compareIDs(a, b framework.UUID) int { return bytes.Compare(a[:], b[:]) }
 

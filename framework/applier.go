@@ -127,12 +127,17 @@ func (a *applier) runJobs(jobs []func()) {
 // pause waits for something to do; false when it is over.
 func (a *applier) pause() bool {
 	var retry <-chan time.Time
+	var ended <-chan struct{}
 	if a.machine == nil {
 		retry = time.After(time.Until(a.reloadAt))
+	} else {
+		ended = a.opened.Lost
 	}
 	select {
 	case <-a.ring.wake:
 	case <-retry:
+	case <-ended:
+		a.lost(fmt.Errorf("%w: it ended while idle", fsm.ErrLost))
 	case <-a.ctx.Done():
 		return false
 	}

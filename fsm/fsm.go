@@ -77,7 +77,8 @@ type Machine interface {
 // lost. Calls do not overlap. The host owns what it returns and closes it.
 type Factory func(ctx context.Context) (Machine, error)
 
-// Opened is what a machine says of itself. It crosses the process line as it is.
+// Opened is what a machine says of itself. It crosses the process line as it is,
+// but for Lost.
 type Opened struct {
 	// Name and Version name the machine and its command and snapshot formats;
 	// both are recorded in snapshots, and a snapshot of another Name is refused.
@@ -88,6 +89,11 @@ type Opened struct {
 	// Host is, for a machine with Capabilities.Durable, the Batch.Host bytes
 	// of the newest batch whose effects it holds; nil when it holds none.
 	Host []byte
+
+	// Lost is closed when the machine is lost while nobody calls it: its process
+	// has ended. nil for a machine to which that cannot happen. It is the host's
+	// side alone that sets it.
+	Lost <-chan struct{} `json:"-"`
 }
 
 // Capabilities say what a machine offers beyond the methods that every machine
