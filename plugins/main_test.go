@@ -1,3 +1,5 @@
+//go:build unix
+
 package plugins_test
 
 import (
@@ -44,7 +46,11 @@ var roles = map[string]func(){
 	"mute":    func() { os.Stdout.Close(); time.Sleep(time.Hour) },
 	"future":  func() { serveRaw(map[int]plugin.PluginSet{99: {fsmpb.PluginName: raw{}}}, fsmpb.CookieValue) },
 	"foreign": func() { serveRaw(map[int]plugin.PluginSet{1: {fsmpb.PluginName: raw{}}}, "another project's") },
-	"raw":     func() { serveRaw(map[int]plugin.PluginSet{1: {fsmpb.PluginName: raw{}}}, fsmpb.CookieValue) },
+	"plain": func() {
+		os.Unsetenv("PLUGIN_CLIENT_CERT")
+		serveRaw(map[int]plugin.PluginSet{1: {fsmpb.PluginName: raw{}}}, fsmpb.CookieValue)
+	},
+	"raw": func() { serveRaw(map[int]plugin.PluginSet{1: {fsmpb.PluginName: raw{}}}, fsmpb.CookieValue) },
 }
 
 func TestMain(m *testing.M) {

@@ -144,8 +144,7 @@ func (p *process) startError(ctx context.Context, err error) error {
 	c.mu.Lock()
 	failed, first := c.failed, c.first
 	c.mu.Unlock()
-	core, rest, _ := strings.Cut(first, "|")
-	app, _, _ := strings.Cut(rest, "|")
+	core, app, certificate := handshakeFields(first)
 	switch {
 	case errors.Is(err, errHostClosed):
 		return fmt.Errorf("its start was given up: %w", err)
@@ -163,8 +162,18 @@ func (p *process) startError(ctx context.Context, err error) error {
 		return fmt.Errorf("its first line of output is %q, not a handshake; a Diarchy plugin calls sdk.Serve and prints nothing before", clip(first, quoteBytes))
 	case app != strconv.Itoa(fsmpb.ProtocolVersion):
 		return fmt.Errorf("it speaks version %s of the plugin protocol, this node speaks version %d; build it with the SDK of this release", clip(app, quoteBytes), fsmpb.ProtocolVersion)
+	case certificate == "":
+		return errors.New("its handshake has no certificate; this node connects by go-plugin's AutoMTLS only")
 	}
 	return fmt.Errorf("%s%s", oneLine(err), p.quoted())
+}
+
+// handshakeFields takes what is checked here out of go-plugin's line:
+// core|app|network|address|protocol|certificate.
+func handshakeFields(line string) (core, app, certificate string) {
+	fields := strings.Split(line, "|")
+	fields = append(fields, make([]string, 6)...)
+	return fields[0], fields[1], fields[5]
 }
 
 // quoted is what the process has said, as the end of a sentence.

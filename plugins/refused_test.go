@@ -76,7 +76,13 @@ func refusal(t *testing.T, o plugins.Options) error {
 const elfOfAnotherMachine = "\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xf3\x00\x01\x00\x00\x00" +
 	"\x00\x00\x01\x00\x00\x00\x00\x00\x40\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x40\x00\x38\x00\x00\x00\x40\x00\x00\x00\x00\x00"
 
-func TestWhatCannotBeRunIsSaidInOneLine(t *testing.T) {
+type refused struct {
+	spec plugins.Spec
+	want []string
+}
+
+// everythingRefused is a spec for each way not to be run, and what must be said.
+func everythingRefused(t *testing.T) map[string]refused {
 	script := func(mode os.FileMode) string { return program(t, "#!/bin/sh\nexit 0\n", mode) }
 	linked := filepath.Join(t.TempDir(), "link")
 	linkedDir := filepath.Join(t.TempDir(), "dir")
@@ -107,10 +113,7 @@ func TestWhatCannotBeRunIsSaidInOneLine(t *testing.T) {
 	outside := at(right)
 	outside.Files = map[string]string{"../x": ""}
 
-	for name, c := range map[string]struct {
-		spec plugins.Spec
-		want []string
-	}{
+	return map[string]refused{
 		"missing":             {at("/nowhere/p"), []string{"/nowhere/p", "no such file"}},
 		"a directory":         {at(filepath.Dir(right)), []string{"a directory"}},
 		"not executable":      {at(script(0o644)), []string{"not executable", "-rw-r--r--", "chmod +x"}},
@@ -135,8 +138,13 @@ func TestWhatCannotBeRunIsSaidInOneLine(t *testing.T) {
 		"prints without end":  {role(t, "flood"), []string{"not a handshake"}},
 		"closes its output":   {role(t, "mute"), []string{"closed its standard output"}},
 		"another protocol":    {role(t, "future"), []string{"version 99", "version 1"}},
+		"no certificate":      {role(t, "plain"), []string{"no certificate", "AutoMTLS"}},
 		"another's plugin":    {role(t, "foreign"), []string{"exit status 1", "no Diarchy plugin"}},
-	} {
+	}
+}
+
+func TestWhatCannotBeRunIsSaidInOneLine(t *testing.T) {
+	for name, c := range everythingRefused(t) {
 		t.Run(name, func(t *testing.T) {
 			err := refusal(t, plugins.Options{Specs: []plugins.Spec{c.spec}})
 			if err == nil {

@@ -74,10 +74,26 @@ func makeRunDir(path string) (*runDir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("run directory: %w", err)
 	}
-	if err := lockFile(lock); err != nil {
-		return nil, fmt.Errorf("run directory: lock %s: %w", lock.Name(), errors.Join(err, lock.Close()))
+	d := &runDir{path: path, lock: lock}
+	switch err := lockFile(lock); {
+	case errors.Is(err, errLocked) || err == nil && !d.stands():
+		// Another host has taken it for abandoned before it was locked, and
+		// removes it.
+		return nil, errors.Join(fs.ErrExist, lock.Close())
+	case err != nil:
+		return nil, fmt.Errorf("run directory: lock %s: %w", lock.Name(), errors.Join(err, d.close()))
 	}
-	return &runDir{path: path, lock: lock}, nil
+	return d, nil
+}
+
+// stands says that the lock held is the one in the directory.
+func (d *runDir) stands() bool {
+	held, err := d.lock.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(d.lock.Name())
+	return err == nil && os.SameFile(held, there)
 }
 
 // removeAbandoned removes what killed hosts have left: directories whose lock

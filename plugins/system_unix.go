@@ -17,6 +17,9 @@ func killGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) }
 // the process, unlocks it.
 func lockFile(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
 
+// errLocked is lockFile's answer when another holds the lock.
+const errLocked = unix.EWOULDBLOCK
+
 // ownedByUs tells files of this user and of root from those of others.
 func ownedByUs(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)

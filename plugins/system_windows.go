@@ -1,6 +1,7 @@
 package plugins
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -20,6 +21,9 @@ func killGroup(pid int) {
 		_ = p.Kill()
 	}
 }
+
+// errLocked is never answered here.
+var errLocked = errors.New("locked")
 
 // lockFile locks nothing: os.O_EXCL has made the file, and an open file cannot
 // be removed.
