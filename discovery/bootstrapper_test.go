@@ -426,6 +426,7 @@ func TestPromiseFile(t *testing.T) {
 			t.Errorf("%s: %v; expected %q", name, err, c.says)
 		}
 	}
+	writeFile(t, f.path, string(flipped))
 	pool := newFakePool(1)
 	conf := BootstrapConfig{Pool: pool, ID: framework.NodeID(testID(1).String()), Dir: dir, Expect: 3}
 	if _, err := StartBootstrap(conf); err == nil {

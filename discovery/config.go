@@ -40,7 +40,7 @@ type Config struct {
 	// ClientAddr is where it serves clients; completed like PeerAddr. May be
 	// empty. A host name stays a name.
 	ClientAddr string
-	// Version is the program's, for people.
+	// Version is the program's, for people; cut after VersionBytesMax.
 	Version string
 	// Label keeps pools apart that share a network: packets with another label
 	// are dropped. At most 255 bytes.

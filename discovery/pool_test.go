@@ -25,7 +25,7 @@ func fast() Timing {
 	return Timing{
 		ProbeInterval: 200 * time.Millisecond, ProbeTimeout: 150 * time.Millisecond, SuspicionMult: 3,
 		GossipInterval: 20 * time.Millisecond, PushPullInterval: 400 * time.Millisecond,
-		GossipToTheDead: 2 * time.Second, StreamTimeout: 2 * time.Second,
+		GossipToTheDead: time.Minute, StreamTimeout: 2 * time.Second,
 		JoinMin: 50 * time.Millisecond, JoinMax: 400 * time.Millisecond, JoinSteady: 500 * time.Millisecond,
 		FailedKept: time.Hour, LeftKept: time.Hour,
 	}
@@ -188,7 +188,14 @@ func TestForceLeave(t *testing.T) {
 		t.Errorf("a second ForceLeave: %v", err)
 	}
 
-	// A node that comes later is told too, and the node itself may come back.
+	// A node that comes later is told too, by the exchange of its join and not by
+	// what is still on its way; and the node itself may come back.
+	for _, p := range []*Pool{a, b} {
+		eventually(t, "nothing is on its way", func() (bool, string) {
+			n := p.hints.outbox.NumQueued()
+			return n == 0, fmt.Sprint(n)
+		})
+	}
 	d := start(t, config("n4", b))
 	eventually(t, "n4 has heard of the departure", func() (bool, string) {
 		d.hints.mu.Lock()
@@ -294,6 +301,7 @@ func TestIslandsMeet(t *testing.T) {
 	d := start(t, config("n4", c))
 	sees(t, b, "n1=alive n2=alive")
 	sees(t, d, "n3=alive n4=alive")
+	eventually(t, "n2's search is in its steady rounds", func() (bool, string) { s := b.JoinStatus(); return s.Rounds >= 4, fmt.Sprintf("%+v", s) })
 	writeFile(t, addrs, c.gossipAddr()+"\n")
 	for _, p := range []*Pool{a, b, c, d} {
 		sees(t, p, "n1=alive n2=alive n3=alive n4=alive")
