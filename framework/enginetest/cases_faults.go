@@ -25,9 +25,9 @@ func caseCutLeader(c *cluster) {
 // caseCutOneWay: what a node says is lost, what it hears is not, and the other
 // way round. Neither may stop the group, for however long it lasts.
 func caseCutOneWay(c *cluster) {
-	stop := c.load(3)
 	for _, outward := range []bool{true, false} {
 		old := c.leader()
+		stop := c.load(3)
 		for _, o := range c.nodes {
 			if o == old {
 				continue
@@ -39,7 +39,7 @@ func caseCutOneWay(c *cluster) {
 			}
 		}
 		l := c.leader(old)
-		c.write(put(1))
+		stop()
 		c.pass(20 * time.Second)
 		if now := c.leader(old); now != l {
 			c.t.Errorf("leadership moved from %s to %s while one node was cut off one way", l.id, now.id)
@@ -60,7 +60,6 @@ func caseCutOneWay(c *cluster) {
 		c.t.Errorf("a follower that hears nothing unseated %s", l.id)
 	}
 	f.heal()
-	stop()
 }
 
 // caseBridge: two pairs that see each other only through the fifth.
@@ -71,11 +70,12 @@ func caseBridge(c *cluster) {
 			a.cut(b)
 		}
 	}
+	c.pass(2 * time.Second)
+	stop()
 	c.pass(15 * time.Second)
 	c.write(put(1))
 	c.healAll()
 	c.level()
-	stop()
 }
 
 func caseMinority(c *cluster) {

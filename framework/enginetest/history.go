@@ -161,7 +161,7 @@ func (cl *client) step(ctx context.Context) bool {
 	cl.c.history.ops = append(cl.c.history.ops, op)
 	cl.c.history.mu.Unlock()
 	select {
-	case <-time.After(time.Duration(cl.rng.IntN(5)) * time.Millisecond):
+	case <-time.After(time.Duration(cl.rng.IntN(20)) * time.Millisecond):
 	case <-ctx.Done():
 	}
 	return err == nil
