@@ -59,7 +59,7 @@ func (n *Node) CreateGroup(ctx context.Context, spec GroupSpec) (GroupInfo, erro
 	if spec.Replicas%2 == 0 {
 		n.log.Warn("an even number of replicas survives no more losses than one fewer would", "group", spec.Name, "replicas", spec.Replicas)
 	}
-	n.refreshView(ctx) // for the candidates
+	n.renewView(ctx) // for the candidates
 	var info GroupInfo
 	cmd := catalogueCommand{Op: opCreate, ID: newUUID(), Spec: &spec, Nodes: n.candidates()}
 	r, err := n.proposeCatalogue(ctx, cmd, &info)

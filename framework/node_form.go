@@ -150,7 +150,7 @@ func (n *Node) register(ctx context.Context, silent *time.Time) {
 		return
 	}
 	*silent = time.Time{}
-	n.setRegistered(nil)
+	n.renewView(ctx) // then the next look finds this node in it
 }
 
 // takeoverTicks is for how many ticks the owner of a name must have been silent
@@ -188,13 +188,26 @@ func (n *Node) proposeCatalogue(ctx context.Context, c catalogueCommand, into an
 		ctx, cancel = context.WithTimeout(ctx, 2*n.cfg.CallTimeout)
 		defer cancel()
 	}
+	for pause := n.cfg.Tick / 16; ; pause = min(2*pause, n.cfg.Tick) {
+		r, err := n.tryCatalogue(ctx, c)
+		if err == nil {
+			return r, catalogueAnswer(r, into)
+		}
+		// Its commands are idempotent, so what may have happened can be sent again.
+		if HappenedOf(err) != Maybe && !elsewhere(err) && !isUnreachable(err) {
+			return r, err
+		}
+		n.sleep(ctx, pause)
+		if ctx.Err() != nil {
+			return r, err
+		}
+	}
+}
+
+func (n *Node) tryCatalogue(ctx context.Context, c catalogueCommand) (Receipt, error) {
 	t, err := n.target(n.systemID(), SystemGroup)
 	if err != nil {
 		return Receipt{}, err
 	}
-	r, err := n.propose(ctx, t, Command{Data: c.encode()})
-	if err != nil {
-		return r, err
-	}
-	return r, catalogueAnswer(r, into)
+	return n.propose(ctx, t, Command{Data: c.encode()})
 }

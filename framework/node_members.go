@@ -27,6 +27,7 @@ func within(ctx context.Context, d time.Duration) (context.Context, context.Canc
 func (n *Node) ChangeMembership(ctx context.Context, group string, r ChangeRequest) error {
 	ctx, cancel := within(ctx, changeTimeout)
 	defer cancel()
+	n.renewView(ctx)
 	t, err := n.resolve(ctx, group)
 	if err != nil {
 		return err
@@ -127,6 +128,7 @@ func (n *Node) remove(ctx context.Context, t target, c Change, r ChangeRequest) 
 // already is done.
 func (n *Node) changeAtLeader(ctx context.Context, t target, c Change, basedOn uint64, force bool) error {
 	uncertain := false // an earlier try may have done it
+	var refused time.Time
 	for {
 		err := n.member(ctx, t, c, basedOn, force)
 		if err == nil {
@@ -136,6 +138,13 @@ func (n *Node) changeAtLeader(ctx context.Context, t target, c Change, basedOn u
 		uncertain = uncertain || e.Happened == Maybe
 		again := e.Code == CodeNotLeader || e.Code == CodeChangeInProgress || isUnreachable(err) || e.Happened == Maybe ||
 			e.Code == CodeMembershipChanged && basedOn == 0
+		if e.Code == CodeWouldLoseQuorum {
+			// A leader that is new, or has a new member, has not heard of all yet.
+			if refused.IsZero() {
+				refused = time.Now()
+			}
+			again = time.Since(refused) < contactBound
+		}
 		if (again || e.Code == CodeConflict || uncertain) && n.isDone(ctx, t, c) {
 			return nil
 		}
@@ -158,7 +167,7 @@ func (n *Node) isDone(ctx context.Context, t target, c Change) bool {
 	m, member := gs.Membership.Find(c.Node)
 	switch c.Op {
 	case AddLearner:
-		return member
+		return member && m.Suffrage == Learner
 	case Promote:
 		return member && m.Suffrage == Voter
 	case Demote:
@@ -209,6 +218,7 @@ func (n *Node) Transfer(ctx context.Context, group, toNode string) error {
 func (n *Node) Replace(ctx context.Context, group, oldNode, newNode string, force bool) error {
 	ctx, cancel := within(ctx, replaceTimeout)
 	defer cancel()
+	n.renewView(ctx)
 	t, err := n.resolve(ctx, group)
 	if err != nil {
 		return err

@@ -36,7 +36,6 @@ func (n *Node) reconcile(ctx context.Context) {
 			// What changed may be what was just done; the timer bounds how often.
 			n.sleep(ctx, n.cfg.Tick/20)
 		case <-members:
-			n.peers.retryNow()
 		case <-tick.C:
 		case <-ctx.Done():
 			return

@@ -3,6 +3,7 @@ package framework_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -296,13 +297,28 @@ func (r *rig) create(n *rigNode, name string, replicas int) GroupInfo {
 	return info
 }
 
+// propose has a command executed exactly once, however often the machine that
+// runs the tests is too slow for the group to keep its leader.
 func (r *rig) propose(n *rigNode, group, data string) Receipt {
 	r.t.Helper()
-	out, err := n.Propose(r.ctx(15*time.Second), group, Command{Data: []byte(data)})
-	if err != nil {
-		r.t.Fatalf("propose %q to %s through %s: %v", data, group, n.name, err)
+	ctx := r.ctx(20 * time.Second)
+	var id SessionID
+	_, _ = rand.Read(id[:])
+	c := Command{Data: []byte(data), Session: Session{ID: id, Seq: 1}}
+	err := n.OpenSession(ctx, group, id, SessionOptions{})
+	for {
+		var out Receipt
+		if err == nil {
+			if out, err = n.Propose(ctx, group, c); err == nil {
+				return out
+			}
+		}
+		if ctx.Err() != nil {
+			r.t.Fatalf("propose %q to %s through %s: %v", data, group, n.name, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+		err = n.OpenSession(ctx, group, id, SessionOptions{})
 	}
-	return out
 }
 
 func (r *rig) read(n *rigNode, group string) string {

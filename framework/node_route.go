@@ -78,8 +78,7 @@ type refreshGate struct {
 
 const refreshEvery = 200 * time.Millisecond
 
-// refreshView makes the view as new as the system group's, if that can be had
-// quickly.
+// refreshView renews the view unless that has just been done.
 func (n *Node) refreshView(ctx context.Context) {
 	g := &n.refreshes
 	g.mu.Lock()
@@ -104,6 +103,12 @@ func (n *Node) refreshView(ctx context.Context) {
 		g.mu.Unlock()
 		close(done)
 	}()
+	n.renewView(ctx)
+}
+
+// renewView makes the view as new as the system group's, if that can be had
+// quickly.
+func (n *Node) renewView(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.CallTimeout)
 	defer cancel()
 	t, err := n.target(n.systemID(), SystemGroup)

@@ -14,10 +14,44 @@ import (
 	"time"
 
 	. "github.com/diarchy/diarchy/framework"
+	"github.com/diarchy/diarchy/raftengine"
 )
 
-func TestFormCreateAndForward(t *testing.T) {
-	r := newRig(t, newSharedWorld().driver())
+// checks are what must hold whatever the engine is.
+var checks = map[string]func(*testing.T, *rig){
+	"FormCreateAndForward":               checkFormCreateAndForward,
+	"AsyncProposalsAreEachToldOnce":      checkAsyncProposalsAreEachToldOnce,
+	"EverybodyComesBackWithNewAddresses": checkEverybodyComesBackWithNewAddresses,
+	"GroupsGoOnWithoutTheSystemGroup":    checkGroupsGoOnWithoutTheSystemGroup,
+	"AWipedNodeIsReplaced":               checkAWipedNodeIsReplaced,
+	"DestroyAndCreateAnew":               checkDestroyAndCreateAnew,
+	"MembershipByName":                   checkMembershipByName,
+	"BackupAndRestoreThroughAnyNode":     checkBackupAndRestoreThroughAnyNode,
+	"RecoverAfterTheQuorumIsLost":        checkRecoverAfterTheQuorumIsLost,
+}
+
+// TestNodes runs the checks with a log in shared memory, which is quick.
+func TestNodes(t *testing.T) {
+	for name, check := range checks {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			check(t, newRig(t, newSharedWorld().driver()))
+		})
+	}
+}
+
+// TestNodesOnRaft runs them with the real thing.
+func TestNodesOnRaft(t *testing.T) {
+	for name, check := range checks {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, raftengine.Driver())
+			r.tune = func(c *NodeConfig) { c.Heartbeat, c.Election = 250*time.Millisecond, 250*time.Millisecond }
+			check(t, r)
+		})
+	}
+}
+
+func checkFormCreateAndForward(t *testing.T, r *rig) {
 	nodes := r.form(4)
 	info := r.create(nodes[3], "notes", 3)
 	if len(info.Placed) != 3 {
@@ -47,7 +81,8 @@ func TestFormCreateAndForward(t *testing.T) {
 	}
 }
 
-// hosts says which of the nodes have a replica, leader first, and which have not.
+// hosts says which of the nodes have one of a group's three replicas, and which
+// have not.
 func hosts(t *testing.T, r *rig, nodes []*rigNode, group string) (leader *rigNode, followers, others []*rigNode) {
 	t.Helper()
 	r.eventually("a leader of "+group, func() bool {
@@ -63,7 +98,7 @@ func hosts(t *testing.T, r *rig, nodes []*rigNode, group string) (leader *rigNod
 				followers = append(followers, n)
 			}
 		}
-		return leader != nil
+		return leader != nil && len(followers) == 2
 	})
 	return leader, followers, others
 }
@@ -84,12 +119,12 @@ func TestNoForwardNamesTheLeadersClientAddress(t *testing.T) {
 	}
 }
 
-func TestAsyncProposalsAreEachToldOnce(t *testing.T) {
-	r := newRig(t, newSharedWorld().driver())
+func checkAsyncProposalsAreEachToldOnce(t *testing.T, r *rig) {
 	nodes := r.form(4)
 	r.create(nodes[0], "notes", 3)
 	r.propose(nodes[0], "notes", "first")
 	const count = 2000
+	done := 0 // surely executed
 	for _, n := range nodes {
 		var mu sync.Mutex
 		told := map[int]int{}
@@ -102,8 +137,11 @@ func TestAsyncProposalsAreEachToldOnce(t *testing.T) {
 		n.ProposeAsync(r.ctx(20*time.Second), "notes", cs, func(i int, _ Receipt, err error) {
 			mu.Lock()
 			told[i]++
+			if err == nil {
+				done++
+			}
 			mu.Unlock()
-			if err != nil {
+			if err != nil && HappenedOf(err) != Maybe { // a slow machine may lose a leader
 				t.Errorf("%s %d: %v", n.name, i, err)
 			}
 			wg.Done() // panics when told once too often
@@ -113,13 +151,14 @@ func TestAsyncProposalsAreEachToldOnce(t *testing.T) {
 			t.Errorf("%s: %d of %d told", n.name, len(told), count)
 		}
 	}
-	if got := len(strings.Fields(r.read(nodes[0], "notes"))); got != 1+4*count {
-		t.Errorf("%d commands were executed, not %d", got, 1+4*count)
+	got := strings.Fields(r.read(nodes[0], "notes"))
+	slices.Sort(got)
+	if twice := len(got) - len(slices.Compact(got)); done == 0 || len(got) < 1+done || len(got) > 1+4*count || twice > 0 {
+		t.Errorf("of %d commands %d were told to be executed, %d were, %d twice", 1+4*count, 1+done, len(got), twice)
 	}
 }
 
-func TestEverybodyComesBackWithNewAddresses(t *testing.T) {
-	r := newRig(t, newSharedWorld().driver())
+func checkEverybodyComesBackWithNewAddresses(t *testing.T, r *rig) {
 	nodes := r.form(4)
 	r.create(nodes[0], "notes", 3)
 	r.propose(nodes[0], "notes", "before")
@@ -140,9 +179,14 @@ func TestEverybodyComesBackWithNewAddresses(t *testing.T) {
 	}
 }
 
-func TestGroupsGoOnWithoutTheSystemGroup(t *testing.T) {
-	r := newRig(t, newSharedWorld().driver())
-	r.tune = func(c *NodeConfig) { c.SystemReplicas = 2 }
+func checkGroupsGoOnWithoutTheSystemGroup(t *testing.T, r *rig) {
+	tune := r.tune
+	r.tune = func(c *NodeConfig) {
+		if tune != nil {
+			tune(c)
+		}
+		c.SystemReplicas = 2
+	}
 	nodes := r.form(5)
 	var without []*rigNode // nodes that have no replica of the system group
 	for _, n := range nodes {
@@ -181,8 +225,7 @@ func TestGroupsGoOnWithoutTheSystemGroup(t *testing.T) {
 	}
 }
 
-func TestAWipedNodeIsReplaced(t *testing.T) {
-	r := newRig(t, newSharedWorld().driver())
+func checkAWipedNodeIsReplaced(t *testing.T, r *rig) {
 	nodes := r.form(3)
 	r.create(nodes[0], "notes", 3)
 	r.propose(nodes[0], "notes", "before")
@@ -204,10 +247,10 @@ func TestAWipedNodeIsReplaced(t *testing.T) {
 	if _, err := fresh.LocalStatus("notes"); err == nil {
 		t.Fatal("the wiped node has a replica by itself")
 	}
-	status, err := nodes[0].GroupStatus(r.ctx(5*time.Second), "notes")
-	if err != nil || !strings.Contains(strings.Join(status.Problems, "\n"), "diarchy group replace notes n3 n3") {
-		t.Fatalf("nobody is told what to do: %q, %v", status.Problems, err)
-	}
+	r.eventually("they are told what to do", func() bool {
+		status, err := nodes[0].GroupStatus(r.ctx(5*time.Second), "notes")
+		return err == nil && strings.Contains(strings.Join(status.Problems, "\n"), "diarchy group replace notes n3 n3")
+	})
 	for _, group := range []string{"notes", SystemGroup} {
 		if err := fresh.Replace(r.ctx(30*time.Second), group, "n3", "n3", false); err != nil {
 			t.Fatalf("replace in %s: %v", group, err)
@@ -216,7 +259,7 @@ func TestAWipedNodeIsReplaced(t *testing.T) {
 		if err := fresh.Replace(r.ctx(30*time.Second), group, string(old), "n3", false); err != nil {
 			t.Fatalf("replace in %s again: %v", group, err)
 		}
-		status, err = nodes[1].GroupStatus(r.ctx(5*time.Second), group)
+		status, err := nodes[1].GroupStatus(r.ctx(5*time.Second), group)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,8 +279,7 @@ func TestAWipedNodeIsReplaced(t *testing.T) {
 	})
 }
 
-func TestDestroyAndCreateAnew(t *testing.T) {
-	r := newRig(t, newSharedWorld().driver())
+func checkDestroyAndCreateAnew(t *testing.T, r *rig) {
 	nodes := r.form(3)
 	first := r.create(nodes[0], "notes", 3)
 	r.propose(nodes[0], "notes", "old")
@@ -386,8 +428,7 @@ func TestADirectoryIsOneNodesAlone(t *testing.T) {
 	}
 }
 
-func TestMembershipByName(t *testing.T) {
-	r := newRig(t, newSharedWorld().driver())
+func checkMembershipByName(t *testing.T, r *rig) {
 	nodes := r.form(4)
 	r.create(nodes[0], "notes", 3)
 	r.propose(nodes[0], "notes", "x")
@@ -479,8 +520,7 @@ func TestStatusSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestBackupAndRestoreThroughAnyNode(t *testing.T) {
-	r := newRig(t, newSharedWorld().driver())
+func checkBackupAndRestoreThroughAnyNode(t *testing.T, r *rig) {
 	nodes := r.form(4)
 	r.create(nodes[0], "notes", 3)
 	r.propose(nodes[0], "notes", "kept")
@@ -560,16 +600,14 @@ func TestSessionsTailAndWaitThroughANodeWithoutAReplica(t *testing.T) {
 	}
 }
 
-func TestRecoverAfterTheQuorumIsLost(t *testing.T) {
-	w := newSharedWorld()
-	r := newRig(t, w.driver())
+func checkRecoverAfterTheQuorumIsLost(t *testing.T, r *rig) {
 	nodes := r.form(3)
 	info := r.create(nodes[0], "notes", 3)
 	before := r.propose(nodes[0], "notes", "kept")
 	for _, n := range nodes {
 		r.stop(n.name)
 	}
-	engines := map[string]EngineDriver{"raft": w.driver()}
+	engines := map[string]EngineDriver{"raft": r.driver}
 	for _, group := range []string{"notes", SystemGroup} {
 		var out bytes.Buffer
 		c := RecoverConfig{DataDir: nodes[0].dir, Group: group, Peers: []NodeID{"n1"}, Engines: engines, Out: &out}

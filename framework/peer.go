@@ -166,7 +166,9 @@ func (ps *peers) get(id NodeID) (*peer, error) {
 }
 
 func (ps *peers) connect(id NodeID) (*grpc.ClientConn, error) {
-	wait := backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}
+	// Short, because ClientConn.ResetConnectBackoff is not safe to call beside
+	// the connection's own work (grpc v1.85.0: it walks a map without its lock).
+	wait := backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond}
 	return grpc.NewClient("passthrough:///"+string(id),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
@@ -179,16 +181,6 @@ func (ps *peers) connect(id NodeID) (*grpc.ClientConn, error) {
 		grpc.WithStatsHandler(sentWatch{}),
 		grpc.WithDisableServiceConfig(),
 	)
-}
-
-// retryNow has lost connections dialled again at once: addresses have changed.
-func (ps *peers) retryNow() {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	for _, p := range ps.byNode {
-		p.conn.ResetConnectBackoff()
-		p.bulkConn.ResetConnectBackoff()
-	}
 }
 
 // close ends every connection and waits for the lanes.
