@@ -117,6 +117,12 @@ func (s *store) bounds() (first, last uint64) {
 	return max(s.first, s.floor), s.last
 }
 
+func (s *store) holds(index uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last != 0 && index >= s.first && index <= s.last
+}
+
 // installed is called when another replica's snapshot has replaced the log up to
 // index.
 func (s *store) installed(index, term uint64) {
@@ -129,6 +135,9 @@ func (s *store) installed(index, term uint64) {
 func (s *store) get(index uint64, into *raft.Log) error {
 	if s.cache.get(index, into) {
 		return nil
+	}
+	if !s.holds(index) {
+		return raft.ErrLogNotFound // raft-wal goes on giving what was deleted, for a while
 	}
 	err := s.call("read entry", func() error { return s.back.GetLog(index, into) })
 	if err == nil && s.scanning.Load() && into.Type == raft.LogConfiguration {
