@@ -85,6 +85,11 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+var (
+	errReadTokenAlone = errors.New("server: a read-only token without an administrator token would let nobody change anything")
+	errSameTokens     = errors.New("server: the read-only token is the administrator token")
+)
+
 // waitMax bounds what a client may ask to wait for.
 const waitMax = 10 * time.Minute
 
@@ -93,10 +98,10 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("server: Config.Service is nil")
 	}
 	if c.AdminToken == "" && c.ReadToken != "" {
-		return c, errors.New("server: a read-only token without an administrator token would let nobody change anything")
+		return c, errReadTokenAlone
 	}
 	if c.AdminToken != "" && c.AdminToken == c.ReadToken {
-		return c, errors.New("server: the read-only token is the administrator token")
+		return c, errSameTokens
 	}
 	setInt(&c.CommandBytesMax, 1<<20)
 	setInt(&c.ConnsMax, 4096)

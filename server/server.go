@@ -27,7 +27,7 @@ type Server struct {
 	cfg     Config
 	svc     framework.Service
 	metrics *metrics
-	keys    keys
+	keys    keyRing
 	guard   *guard
 	rpc     map[string]http.Handler // by path prefix up to the method
 	routes  []route
@@ -54,9 +54,10 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: c, svc: c.Service, metrics: m,
-		keys: newKeys(c.AdminToken, c.ReadToken), guard: newGuard(&c),
+		guard: newGuard(&c),
 		rpcErr: connect.NewErrorWriter(), stop: make(chan struct{}),
 	}
+	s.keys.set(newKeys(c.AdminToken, c.ReadToken))
 	s.ctx, s.give = context.WithCancel(context.Background())
 	s.rpc = s.rpcHandlers()
 	s.routes = s.routeTable()
@@ -129,7 +130,7 @@ var errStopping = framework.ErrStopped.Because("this node is stopping; ask anoth
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	prefix, isRPC := s.rpcPrefix(r.URL.Path)
 	readStalls := !isRPC || !isOpenEnded(r.URL.Path)
-	sw, r := guardStalls(w, r, s.cfg.StallTimeout, readStalls)
+	sw, r := s.guardStalls(w, r, readStalls)
 	status := &statusWriter{stallWriter: sw}
 	defer s.recovered(status, r)
 	if isRPC {
