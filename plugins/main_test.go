@@ -398,10 +398,16 @@ func startHost(t *testing.T, hosted string) (host *exec.Cmd, pid int) {
 	if err := host.Start(); err != nil {
 		t.Fatal(err)
 	}
-	line, _ := bufio.NewReader(out).ReadString('\n')
-	if pid, err = strconv.Atoi(strings.TrimSpace(line)); err != nil {
+	// A test that fails leaves no process either.
+	t.Cleanup(func() {
 		_ = host.Process.Kill()
 		_ = host.Wait()
+		if pid > 0 && !gone(pid) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	if pid, err = strconv.Atoi(strings.TrimSpace(line)); err != nil {
 		t.Fatalf("the host process said %q, expected a pid", line)
 	}
 	return host, pid

@@ -153,8 +153,17 @@ func TestAPluginEndsWithItsParent(t *testing.T) {
 	if err := parent.Start(); err != nil {
 		t.Fatal(err)
 	}
+	var pid int
+	// A test that fails leaves no process either.
+	t.Cleanup(func() {
+		_ = parent.Process.Kill()
+		_ = parent.Wait()
+		if pid > 0 && !gone(pid) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
 	line, _ := bufio.NewReader(out).ReadString('\n')
-	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	pid, err = strconv.Atoi(strings.TrimSpace(line))
 	if err != nil {
 		t.Fatalf("the parent said %q", line)
 	}
@@ -165,7 +174,6 @@ func TestAPluginEndsWithItsParent(t *testing.T) {
 	_ = parent.Process.Kill()
 	_ = parent.Wait()
 	if !awaits(func() bool { return gone(pid) }) {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
 		t.Error("the plugin runs on without its parent")
 	}
 }
