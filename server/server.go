@@ -54,7 +54,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: c, svc: c.Service, metrics: m,
-		guard: newGuard(&c),
+		guard:  newGuard(&c),
 		rpcErr: connect.NewErrorWriter(), stop: make(chan struct{}),
 	}
 	s.keys.set(newKeys(c.AdminToken, c.ReadToken))
