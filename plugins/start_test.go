@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -67,4 +68,30 @@ func TestACopyStillOpenForWritingIsWaitedFor(t *testing.T) {
 	}
 	time.AfterFunc(200*time.Millisecond, func() { held.Close() })
 	open(t, f)
+}
+
+func TestAnIdleMachineSaysThatItsProcessEnded(t *testing.T) {
+	h, f := factoryOf(t, role(t, "probe"))
+	m, err := f(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	o, err := m.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-o.Lost:
+		t.Fatal("lost while its process runs")
+	default:
+	}
+	if err := syscall.Kill(h.Status()[0].PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-o.Lost:
+	case <-time.After(10 * time.Second):
+		t.Error("nobody was told")
+	}
 }
