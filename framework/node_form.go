@@ -160,7 +160,7 @@ const takeoverTicks = 5
 // isAlive reports whether a node is there: gossip says so, or it answers.
 func (n *Node) isAlive(ctx context.Context, id NodeID) bool {
 	for _, m := range n.members() {
-		if m.ID == id && m.Status == "alive" {
+		if m.ID == id && (m.Status == "alive" || m.Status == "suspect") {
 			return true
 		}
 	}

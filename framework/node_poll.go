@@ -113,8 +113,14 @@ func (n *Node) pollPeers(ctx context.Context) {
 			})
 		}
 		wg.Wait()
-		nodes := n.views.get().nodes
-		n.polled.sweep(func(id NodeID) bool { return nodes[id] != nil })
+		v := n.views.get()
+		n.polled.sweep(func(id NodeID) bool { return v.nodes[id] != nil })
+		n.hints.Range(func(id, _ any) bool {
+			if v.byID[id.(UUID)] == nil {
+				n.hints.Delete(id)
+			}
+			return true
+		})
 	}
 }
 
