@@ -15,7 +15,6 @@ import (
 	"github.com/diarchy/diarchy/framework"
 	"github.com/diarchy/diarchy/fsm/kv"
 	"github.com/diarchy/diarchy/server"
-	"github.com/diarchy/diarchy/server/servertest"
 )
 
 func TestKeys(t *testing.T) {
@@ -446,15 +445,19 @@ func TestManyCallersThroughTrouble(t *testing.T) {
 	c := start(t, 3, nil)
 	g := c.group(func(cfg *client.Config) { cfg.SessionWindow, cfg.SessionsMax = 8, 3 })
 	ctx := within(t, 60*time.Second)
-	const callers, each = 40, 25
+	const callers, each = 40, 50
 	stop := make(chan struct{})
 	var trouble, work sync.WaitGroup
 	trouble.Go(func() {
 		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			case <-time.After(5 * time.Millisecond):
+			// The next trouble when some work is done, or none gets done.
+			before := c.Number()
+			for pause := 0; pause < 10 && c.Number() < before+20; pause++ {
+				select {
+				case <-stop:
+					return
+				case <-time.After(200 * time.Microsecond):
+				}
 			}
 			switch i % 5 {
 			case 0, 1:
@@ -1010,5 +1013,3 @@ func TestNobodyThere(t *testing.T) {
 		}
 	}
 }
-
-var _ = servertest.GroupName

@@ -103,12 +103,7 @@ func (s *Server) serveBatches(ctx context.Context, have right, out pipe) error {
 }
 
 // cut ends a stream whose client does not read.
-func (b *batches) cut() {
-	b.cutOff.Do(func() {
-		b.s.metrics.cut.Inc()
-		b.out.cut()
-	})
-}
+func (b *batches) cut() { b.cutOff.Do(b.out.cut) }
 
 // receive takes in batches. Its end is not the stream's: what is in flight is
 // still answered.
@@ -191,7 +186,7 @@ func (b *batches) send(failed <-chan error) error {
 func (b *batches) swap() (done []outcome, pings, left int) {
 	b.mu.Lock()
 	done, pings = b.done, b.pings
-	clear(b.spare[:cap(b.spare)])
+	clear(b.spare) // what was sent last time; its memory is used again
 	b.done, b.spare, b.pings = b.spare[:0], done, 0
 	b.inFlight -= len(done)
 	for i := range done {

@@ -178,7 +178,7 @@ func (s *Server) serveDirect(gs grpc.ServerStream) error {
 	if !ok {
 		return status.Error(codes.Internal, "not a connection that was handed over")
 	}
-	return toStatus(s.serveBatches(gs.Context(), info.conn.right, directPipe{gs, info.conn}))
+	return toStatus(s.serveBatches(gs.Context(), info.conn.right, directPipe{gs, info.conn, s.metrics.cut.Inc}))
 }
 
 // toStatus says with grpc-go's words what toConnect says.
@@ -196,7 +196,8 @@ func toStatus(err error) error {
 
 type directPipe struct {
 	grpc.ServerStream
-	conn net.Conn
+	conn  net.Conn
+	count func()
 }
 
 func (p directPipe) Receive() (*pb.StreamRequest, error) {
@@ -208,7 +209,10 @@ func (p directPipe) Send(m *pb.StreamResponse) error { return p.SendMsg(m) }
 
 // cut closes the connection: grpc-go has no other way out of a SendMsg that
 // waits. It is this stream's alone for our client.
-func (p directPipe) cut() { p.conn.Close() }
+func (p directPipe) cut() {
+	p.count()
+	p.conn.Close()
+}
 
 // interrupt: RecvMsg ends when the handler has returned.
 func (directPipe) interrupt() bool { return false }

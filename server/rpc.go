@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"time"
 
@@ -60,7 +61,9 @@ func (s *Server) messageBytesMax() int { return s.cfg.CommandBytesMax + 1<<20 }
 
 // rpcHandlers are the services by the prefix of their paths.
 func (s *Server) rpcHandlers() map[string]http.Handler {
-	limit := connect.WithReadMaxBytes(s.messageBytesMax())
+	// Answers are not compressed: commands and values are the user's, and
+	// whoever wants them small has made them so.
+	limit := connect.WithHandlerOptions(connect.WithReadMaxBytes(s.messageBytesMax()), connect.WithCompressMinBytes(math.MaxInt))
 	reflector := grpcreflect.NewStaticReflector(pb.DiarchyName, "grpc.health.v1.Health")
 	out := map[string]http.Handler{healthPrefix: s.healthHandler(limit)}
 	add := func(prefix string, h http.Handler) { out[prefix] = h }

@@ -3,6 +3,7 @@ package server
 import (
 	"io"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -10,9 +11,10 @@ import (
 // holds memory here. guardStalls gives each single write of the answer, and
 // each single read of the body, a limit. Waiting between them costs nothing:
 // a stream may be silent for as long as it likes, where readStalls is false.
-func guardStalls(w http.ResponseWriter, r *http.Request, limit time.Duration, readStalls bool) (*stallWriter, *http.Request) {
+func (s *Server) guardStalls(w http.ResponseWriter, r *http.Request, readStalls bool) (*stallWriter, *http.Request) {
+	limit := s.cfg.StallTimeout
 	rc := http.NewResponseController(w)
-	sw := &stallWriter{ResponseWriter: w, limit: limit, control: rc}
+	sw := &stallWriter{ResponseWriter: w, limit: limit, control: rc, count: sync.OnceFunc(s.metrics.cut.Inc)}
 	sw.timer = time.AfterFunc(limit, sw.cut)
 	sw.timer.Stop()
 	if readStalls && r.Body != nil && r.Body != http.NoBody {
@@ -31,12 +33,16 @@ type stallWriter struct {
 	limit   time.Duration
 	timer   *time.Timer
 	control *http.ResponseController
+	count   func()
 	// wrote: the status line is out, an error can no longer be told by it.
 	wrote bool
 }
 
 // cut makes the write that waits fail.
-func (w *stallWriter) cut() { _ = w.control.SetWriteDeadline(time.Unix(1, 0)) }
+func (w *stallWriter) cut() {
+	w.count()
+	_ = w.control.SetWriteDeadline(time.Unix(1, 0))
+}
 
 func (w *stallWriter) WriteHeader(status int) {
 	w.wrote = true
