@@ -132,6 +132,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	readStalls := !isRPC || !isOpenEnded(r.URL.Path)
 	sw, r := s.guardStalls(w, r, readStalls)
 	status := &statusWriter{stallWriter: sw}
+	defer sw.finish()
 	defer s.recovered(status, r)
 	if isRPC {
 		s.serveRPC(status, r, prefix)

@@ -13,13 +13,12 @@ import (
 // a stream may be silent for as long as it likes, where readStalls is false.
 func (s *Server) guardStalls(w http.ResponseWriter, r *http.Request, readStalls bool) (*stallWriter, *http.Request) {
 	limit := s.cfg.StallTimeout
-	rc := http.NewResponseController(w)
-	sw := &stallWriter{ResponseWriter: w, limit: limit, control: rc, count: sync.OnceFunc(s.metrics.cut.Inc)}
+	sw := &stallWriter{ResponseWriter: w, limit: limit, control: http.NewResponseController(w), count: sync.OnceFunc(s.metrics.cut.Inc)}
 	sw.timer = time.AfterFunc(limit, sw.cut)
 	sw.timer.Stop()
 	if readStalls && r.Body != nil && r.Body != http.NoBody {
 		b := &stallBody{ReadCloser: r.Body, limit: limit}
-		b.timer = time.AfterFunc(limit, func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) })
+		b.timer = time.AfterFunc(limit, func() { sw.interrupt() })
 		b.timer.Stop()
 		r2 := *r
 		r2.Body = b
@@ -36,12 +35,40 @@ type stallWriter struct {
 	count   func()
 	// wrote: the status line is out, an error can no longer be told by it.
 	wrote bool
+
+	mu sync.Mutex
+	// finished: the handler returns, and net/http's own parts must not be
+	// touched any more: a timer that fires just then would bring the process
+	// down.
+	finished bool
 }
 
-// cut makes the write that waits fail.
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
+
+// cut makes the write that waits fail. It may come from any goroutine, late.
 func (w *stallWriter) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.finished {
+		return
+	}
 	w.count()
-	_ = w.control.SetWriteDeadline(time.Unix(1, 0))
+	_ = w.control.SetWriteDeadline(past)
+}
+
+// interrupt makes the read that waits fail, and says whether it can.
+func (w *stallWriter) interrupt() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.finished && w.control.SetReadDeadline(past) == nil
+}
+
+// finish is called when the handler returns.
+func (w *stallWriter) finish() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.finished = true
 }
 
 func (w *stallWriter) WriteHeader(status int) {

@@ -320,7 +320,7 @@ func TestUpgradePassesTheDoor(t *testing.T) {
 
 // On the handed-over connection garbage ends the connection and nothing else.
 func TestGarbageAfterTheUpgrade(t *testing.T) {
-	p := serve(t, nil)
+	p := serve(t, func(c *server.Config) { c.HeaderTimeout = 300 * time.Millisecond })
 	for _, junk := range []string{"GET / HTTP/1.1\r\n\r\n", strings.Repeat("\x00", 5000), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + strings.Repeat("\xff", 100)} {
 		conn, resp := p.upgrade("")
 		if resp.StatusCode != 101 {
