@@ -160,23 +160,30 @@ func runAgent(cmd *cobra.Command, io stdio, f *agentFlags) error {
 	if c.Insecure {
 		log.Warn("insecure = true: whoever reaches this node's ports can do anything with it")
 	}
-	reload := func() { reloadAgent(cmd, f.files, log, level) }
+	reload := func(a *agent) { a.reload(cmd, f.files, level) }
 	return serveAgent(cmd, io.out, c, log, signals, reload, f.forceNew)
 }
 
-// reloadAgent takes over what can change while the node runs.
-func reloadAgent(cmd *cobra.Command, files []string, log *slog.Logger, level *slog.LevelVar) {
+// reload takes over what can change while the node runs.
+func (a *agent) reload(cmd *cobra.Command, files []string, level *slog.LevelVar) {
 	c, problems := readConfig(cmd, files)
 	if err := problems.Err(); err != nil {
-		log.Error("the changed configuration is refused; going on with the one before", "err", err)
+		a.log.Error("the changed configuration is refused; going on with the one before", "err", err)
 		return
 	}
+	admin, reader, err := tokensIn(c.Client)
+	if err == nil {
+		err = a.server.SetTokens(admin, reader)
+	}
+	if err != nil {
+		a.log.Error("the changed tokens are refused; going on with those before", "err", err)
+	}
 	level.Set(levelOf(c.Log.Level))
-	log.Info("configuration read again", "log_level", c.Log.Level)
+	a.log.Info("configuration read again: log level and tokens are in use, the rest takes a restart", "log_level", c.Log.Level)
 }
 
 // serveAgent runs the node until a signal, a client's wish or a failure ends it.
-func serveAgent(cmd *cobra.Command, out io.Writer, c *config.Config, log *slog.Logger, signals <-chan os.Signal, reload func(), forceNew bool) error {
+func serveAgent(cmd *cobra.Command, out io.Writer, c *config.Config, log *slog.Logger, signals <-chan os.Signal, reload func(*agent), forceNew bool) error {
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
 	a, err := openAgent(ctx, c, log, forceNew)
@@ -190,7 +197,7 @@ func serveAgent(cmd *cobra.Command, out io.Writer, c *config.Config, log *slog.L
 		select {
 		case s := <-signals:
 			if s == syscall.SIGHUP {
-				reload()
+				reload(a)
 				continue
 			}
 			log.Info("ending in order", "signal", s.String())

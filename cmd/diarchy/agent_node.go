@@ -101,7 +101,6 @@ func (a *agent) openIdentity(context.Context) (err error) {
 	if a.id, err = framework.LoadNodeID(a.c.DataDir); err != nil {
 		return err
 	}
-	a.log = a.log.With("node", a.c.Name)
 	if !a.c.TLS.Enabled() {
 		return nil
 	}
@@ -196,11 +195,7 @@ func (a *agent) openNode(ctx context.Context) error {
 }
 
 func (a *agent) openServer(ctx context.Context) error {
-	admin, err := secretIn(a.c.Client.TokenFile)
-	if err != nil {
-		return err
-	}
-	reader, err := secretIn(a.c.Client.ReadonlyTokenFile)
+	admin, reader, err := tokensIn(a.c.Client)
 	if err != nil {
 		return err
 	}
@@ -235,6 +230,15 @@ func (a *agent) askToLeave() {
 func hostsOf(c config.Client) []string {
 	host, _, _ := net.SplitHostPort(c.Advertise)
 	return []string{host}
+}
+
+// tokensIn reads the two tokens; "" for one that is not configured.
+func tokensIn(c config.Client) (admin, reader string, err error) {
+	admin, err = secretIn(c.TokenFile)
+	if err == nil {
+		reader, err = secretIn(c.ReadonlyTokenFile)
+	}
+	return admin, reader, err
 }
 
 // secretIn is the text of a file without space around it; "" without a file.

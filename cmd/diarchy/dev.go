@@ -85,7 +85,7 @@ func runDev(ctx context.Context, io stdio, r *dev.Run, dir, plugin string, check
 	if err != nil {
 		return err
 	}
-	r.Dir = home.Dir
+	r.Dir, r.Keep = home.Dir, home.Kept
 	if check {
 		err = r.Check(ctx)
 	} else {

@@ -86,7 +86,7 @@ func groupReplaceCommand() *cobra.Command {
 		Use: "replace GROUP OLD NEW", Short: "Put a replica on NEW in the place of OLD's",
 		Long: "Add a learner on NEW, promote it when it has caught up, then remove OLD. Use it for a\n" +
 			"node that is gone for good, or whose disk was wiped: it comes back as a new node.",
-		Example: "  diarchy group replace orders n3 n4\n  diarchy group replace orders 3f0c…(id of the wiped node) n3", Args: exactly("GROUP", "OLD", "NEW"),
+		Example: "  diarchy group replace orders n3 n4\n  diarchy group replace orders 3f0c2a9e-1b7d-4a53-8d0e-5f6a7b8c9d0e n3", Args: exactly("GROUP", "OLD", "NEW"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return call(cmd, func(ctx context.Context, t *target) error {
 				if err := t.Group(args[0]).Replace(ctx, args[1], args[2], force); err != nil {

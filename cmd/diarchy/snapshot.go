@@ -26,7 +26,7 @@ func snapshotSaveCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "save GROUP FILE", Short: "Write a backup of a group's state",
 		Long:    "Write a backup of a group's state to FILE, which must not exist: it is there whole\nor not at all.",
-		Example: "  diarchy group snapshot save orders orders-$(date +%F).backup", Args: exactly("GROUP", "FILE"),
+		Example: "  diarchy group snapshot save orders orders.backup", Args: exactly("GROUP", "FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, err := os.Lstat(args[1]); err == nil {
 				return fmt.Errorf("%s exists: choose another file, or remove it first", args[1])

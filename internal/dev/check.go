@@ -16,7 +16,7 @@ import (
 // What a check does, and how long each part may take.
 const (
 	checkWithin  = 58 * time.Second
-	stepWithin   = 20 * time.Second
+	stepWithin   = 15 * time.Second
 	firstKeys    = 1000
 	laterKeys    = 200
 	checkClients = 32

@@ -161,6 +161,10 @@ gossip {
 peer   { bind = %s }
 client { bind = %s }
 log    { level = %s }
+timing {
+  heartbeat = "500ms"
+  election  = "500ms"
+}
 
 %s`
 

@@ -18,10 +18,12 @@ import (
 type Run struct {
 	// Binary is the program, Command what people call it by.
 	Binary, Command string
-	Dir             string
-	Nodes           int
-	AnyPorts        bool
-	LogLevel        string
+	// Dir holds everything; unless Keep it goes with the run.
+	Dir      string
+	Keep     bool
+	Nodes    int
+	AnyPorts bool
+	LogLevel string
 	// Group runs the machine in plugin blocks that Plugin writes; Own: it is the
 	// user's. broken asks for the machine that corrupts its state.
 	Group  string
@@ -43,6 +45,7 @@ type Run struct {
 const (
 	startWithin = 60 * time.Second
 	closeWithin = 20 * time.Second
+	closeSoon   = time.Second
 	sameSignal  = 300 * time.Millisecond
 )
 
@@ -132,12 +135,21 @@ func (r *Run) end(hurry <-chan struct{}) error {
 	if r.cluster == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeWithin)
+	// What does not outlast the run need not be closed with care: nodes that all
+	// end at once have nobody to hand over to, and wait for somebody.
+	within := closeWithin
+	if !r.Keep {
+		within = closeSoon
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	closed := make(chan error, 1)
 	go func() { closed <- r.cluster.Close(ctx) }()
 	select {
 	case err := <-closed:
+		if !r.Keep {
+			return nil
+		}
 		return err
 	case <-hurry:
 		r.cluster.Kill()
