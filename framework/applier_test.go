@@ -38,6 +38,24 @@ func TestApplicationErrorsAndLongResultsAreAnswers(t *testing.T) {
 	}
 }
 
+// A control entry that nobody here waits for, with nothing after it, counts as
+// applied: a read that waits for its position must be let through.
+func TestAControlEntryOfAnotherReplicaIsAppliedToo(t *testing.T) {
+	r := newRig(t, nil)
+	h := header{origin: 1, ref: 1, time: 1}
+	body := append([]byte{byte(controlOpenSession)}, make([]byte, 17)...)
+	r.engine.mu.Lock()
+	r.engine.last++
+	at := r.engine.last
+	e := Entry{Position: at, Term: 1, Kind: KindControl, Data: appendEntry(nil, &h, body)}
+	r.engine.log = append(r.engine.log, e)
+	r.engine.host.Announce([]Entry{e}, at)
+	r.engine.mu.Unlock()
+	if got := r.sum(); got != 0 { // linearizable: it waits for the position
+		t.Fatal(got)
+	}
+}
+
 func TestARetryInASessionIsExecutedOnce(t *testing.T) {
 	r := newRig(t, nil)
 	id := SessionID{7}

@@ -84,6 +84,7 @@ func (a *applier) applySome(entries []Entry) error {
 				return err
 			}
 			a.at = e.Position
+			a.publish() // also when it is the last and nobody here waits for it
 		default:
 			a.admit(&h, data)
 		}
