@@ -6,6 +6,9 @@ import (
 	pb "github.com/diarchy/diarchy/client/clientpb"
 )
 
+// What is asked of "the node" here is asked of the one at Config.Addresses[0] and
+// of no other; the rest of whichever answers.
+
 // Groups lists the groups of the cluster.
 func (c *Client) Groups(ctx context.Context) ([]*pb.GroupInfo, error) {
 	res, err := unary(ctx, c, true, &pb.ListGroupsRequest{}, pb.DiarchyClient.ListGroups)
@@ -30,20 +33,19 @@ func (c *Client) Nodes(ctx context.Context) ([]*pb.NodeInfo, error) {
 	return res.GetNodes(), err
 }
 
-// Members lists the gossip pool as the node asked sees it.
+// Members lists the gossip pool as the node sees it.
 func (c *Client) Members(ctx context.Context) ([]*pb.PoolMember, error) {
-	res, err := unary(ctx, c, true, &pb.MembersRequest{}, pb.DiarchyClient.Members)
+	res, err := atHome(ctx, c, &pb.MembersRequest{}, pb.DiarchyClient.Members)
 	return res.GetMembers(), err
 }
 
-// Join makes the node asked join a pool; it says how many addresses answered.
+// Join makes the node join a pool; it says how many addresses answered.
 func (c *Client) Join(ctx context.Context, addrs ...string) (int, error) {
-	res, err := unary(ctx, c, true, &pb.JoinRequest{Addresses: addrs}, pb.DiarchyClient.Join)
+	res, err := atHome(ctx, c, &pb.JoinRequest{Addresses: addrs}, pb.DiarchyClient.Join)
 	return int(res.GetJoined()), err
 }
 
-// Leave makes the node at Config.Addresses[0], and no other, leave the pool and
-// stop.
+// Leave makes the node leave the pool and stop.
 func (c *Client) Leave(ctx context.Context) error {
 	n, err := c.seed(0)
 	if err != nil {
@@ -57,30 +59,30 @@ func (c *Client) Leave(ctx context.Context) error {
 
 // ForceLeave declares a failed member gone.
 func (c *Client) ForceLeave(ctx context.Context, node string) error {
-	_, err := unary(ctx, c, true, &pb.ForceLeaveRequest{Node: node}, pb.DiarchyClient.ForceLeave)
+	_, err := atHome(ctx, c, &pb.ForceLeaveRequest{Node: node}, pb.DiarchyClient.ForceLeave)
 	return err
 }
 
-// Plugins lists what the node asked may run.
+// Plugins lists what the node may run.
 func (c *Client) Plugins(ctx context.Context) ([]*pb.Plugin, error) {
-	res, err := unary(ctx, c, true, &pb.ListPluginsRequest{}, pb.DiarchyClient.ListPlugins)
+	res, err := atHome(ctx, c, &pb.ListPluginsRequest{}, pb.DiarchyClient.ListPlugins)
 	return res.GetPlugins(), err
 }
 
 // Plugin is one of them.
 func (c *Client) Plugin(ctx context.Context, name string) (*pb.Plugin, error) {
-	res, err := unary(ctx, c, true, &pb.PluginInfoRequest{Name: name}, pb.DiarchyClient.PluginInfo)
+	res, err := atHome(ctx, c, &pb.PluginInfoRequest{Name: name}, pb.DiarchyClient.PluginInfo)
 	return res.GetPlugin(), err
 }
 
-// Status is the node asked: itself, its replicas, what it waits for.
+// Status is the node: itself, its replicas, what it waits for.
 func (c *Client) Status(ctx context.Context) (*pb.StatusResponse, error) {
-	return unary(ctx, c, true, &pb.StatusRequest{}, pb.DiarchyClient.Status)
+	return atHome(ctx, c, &pb.StatusRequest{}, pb.DiarchyClient.Status)
 }
 
-// Version is what the node asked runs.
+// Version is what the node runs.
 func (c *Client) Version(ctx context.Context) (*pb.VersionResponse, error) {
-	return unary(ctx, c, true, &pb.VersionRequest{}, pb.DiarchyClient.Version)
+	return atHome(ctx, c, &pb.VersionRequest{}, pb.DiarchyClient.Version)
 }
 
 // Status is the group as its leader sees it.
@@ -88,9 +90,9 @@ func (g *Group) Status(ctx context.Context) (*pb.GroupStatusResponse, error) {
 	return unary(ctx, g.c, true, &pb.GroupStatusRequest{Group: g.name}, pb.DiarchyClient.GroupStatus)
 }
 
-// LocalStatus is the replica of the node asked alone.
+// LocalStatus is the replica of the node alone.
 func (g *Group) LocalStatus(ctx context.Context) (*pb.GroupStatusResponse, error) {
-	return unary(ctx, g.c, true, &pb.GroupStatusRequest{Group: g.name, Local: true}, pb.DiarchyClient.GroupStatus)
+	return atHome(ctx, g.c, &pb.GroupStatusRequest{Group: g.name, Local: true}, pb.DiarchyClient.GroupStatus)
 }
 
 // ChangeMembership makes one membership step. When the answer is lost, look at
@@ -114,12 +116,12 @@ func (g *Group) Transfer(ctx context.Context, toNode string) error {
 	return err
 }
 
-// TakeSnapshot makes the replica of the node asked snapshot now.
+// TakeSnapshot makes the replica of the node snapshot now.
 func (g *Group) TakeSnapshot(ctx context.Context) (*pb.SnapshotReport, error) {
-	return unary(ctx, g.c, true, &pb.TakeSnapshotRequest{Group: g.name}, pb.DiarchyClient.TakeSnapshot)
+	return atHome(ctx, g.c, &pb.TakeSnapshotRequest{Group: g.name}, pb.DiarchyClient.TakeSnapshot)
 }
 
-// Checksum hashes the machine state of the replica of the node asked.
+// Checksum hashes the machine state of the replica of the node.
 func (g *Group) Checksum(ctx context.Context) (*pb.ChecksumResponse, error) {
-	return unary(ctx, g.c, true, &pb.ChecksumRequest{Group: g.name}, pb.DiarchyClient.Checksum)
+	return atHome(ctx, g.c, &pb.ChecksumRequest{Group: g.name}, pb.DiarchyClient.Checksum)
 }

@@ -111,6 +111,32 @@ func TestLearnsTheOthers(t *testing.T) {
 	}
 }
 
+// A question about one node is never answered by another.
+func TestTheNodeIsTheFirstAddress(t *testing.T) {
+	c := start(t, 3, nil)
+	cl := c.client(func(cfg *client.Config) { cfg.Addresses = []string{c.addrs()[1], c.addrs()[2]} })
+	g := cl.Group("orders")
+	ctx := within(t, 20*time.Second)
+	if _, err := g.Propose(ctx, kv.Put("k", nil, 0)); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return client.Known(g) == 3 })
+	for range 5 {
+		if st, err := cl.Status(ctx); err != nil || st.Node.Name != "n2" {
+			t.Errorf("%v, %v", st, err)
+		}
+		if st, err := g.LocalStatus(ctx); err != nil || st.Replicas[0].Name != "n2" {
+			t.Errorf("%v, %v", st, err)
+		}
+	}
+	c.ports[1].stop()
+	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	if st, err := cl.Status(short); err == nil {
+		t.Errorf("with the node gone %s answered", st.Node.Name)
+	}
+}
+
 // No leader for a while: callers wait, and nothing is lost or doubled.
 func TestWaitsForALeader(t *testing.T) {
 	c := start(t, 3, nil)

@@ -15,6 +15,8 @@ type try struct {
 	toLeader bool
 	// repeatable: asking again after "maybe" cannot do it twice.
 	repeatable bool
+	// home: the question is about one node, so no other can answer it.
+	home bool
 
 	seed    uint32
 	tries   int
@@ -34,6 +36,10 @@ func (c *Client) newTry(g *Group, toLeader, repeatable bool) *try {
 // pick says who is asked next, and whether that node is not to forward.
 func (t *try) pick(c *Client) (n *node, noForward bool, e *Error) {
 	var err error
+	if t.home {
+		n, err = c.seed(0)
+		return n, false, asError(err)
+	}
 	if t.toLeader && !t.forward {
 		if addr := t.g.leaderAddr(); addr != "" {
 			n, err = c.node(addr)
@@ -55,6 +61,7 @@ func asError(err error) *Error {
 // succeeded remembers who answered.
 func (t *try) succeeded(c *Client, n *node, noForward bool) {
 	switch {
+	case t.home:
 	case !t.toLeader:
 		c.begin.Store(t.seed)
 	case noForward:
@@ -192,7 +199,19 @@ func (g *Group) ask(ctx context.Context, t *try, r request) (answer, *Error) {
 // unary runs one call beside the data path. Nodes forward what is a leader's.
 func unary[Req, Res any](ctx context.Context, c *Client, repeatable bool, req *Req,
 	call func(pb.DiarchyClient, context.Context, *Req) (*Res, error)) (*Res, error) {
-	t := c.newTry(nil, false, repeatable)
+	return unaryBy(ctx, c, c.newTry(nil, false, repeatable), req, call)
+}
+
+// atHome is unary for the node at Config.Addresses[0] alone.
+func atHome[Req, Res any](ctx context.Context, c *Client, req *Req,
+	call func(pb.DiarchyClient, context.Context, *Req) (*Res, error)) (*Res, error) {
+	t := c.newTry(nil, false, true)
+	t.home = true
+	return unaryBy(ctx, c, t, req, call)
+}
+
+func unaryBy[Req, Res any](ctx context.Context, c *Client, t *try, req *Req,
+	call func(pb.DiarchyClient, context.Context, *Req) (*Res, error)) (*Res, error) {
 	for {
 		n, _, e := t.pick(c)
 		if e != nil {
