@@ -58,7 +58,7 @@ func (e *engine) raftConfig() *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = e.id
 	c.HeartbeatTimeout, c.ElectionTimeout = e.set.heartbeat, e.set.election
-	c.LeaderLeaseTimeout = max(timeoutMin, min(leaderLeaseMax, e.set.heartbeat/2))
+	c.LeaderLeaseTimeout = min(leaderLeaseMax, e.set.heartbeat)
 	c.CommitTimeout = max(time.Millisecond, min(commitTimeoutMax, e.set.heartbeat/10))
 	c.MaxAppendEntries, c.BatchApplyCh = maxAppendEntries, true
 	c.ShutdownOnRemove = false // a removed or demoted leader follows; see Status
@@ -191,6 +191,8 @@ func (e *engine) storageHangs() {
 	if !e.opened.Load() {
 		return
 	}
+	e.hanging.Lock() // two calls, one for each change, leave the later state
+	defer e.hanging.Unlock()
 	age, hangs := e.store.watch.hangs()
 	switch changed := e.trans.gate.set(hangs); {
 	case changed && hangs:

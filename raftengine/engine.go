@@ -47,6 +47,7 @@ type engine struct {
 	afterHandover atomic.Bool // one was tried in this term
 	installs      atomic.Uint64
 	restarts      atomic.Uint64
+	hanging       sync.Mutex
 	changing      chan struct{} // holds the one change or hand-over under way
 	admin         sync.WaitGroup
 
@@ -116,8 +117,8 @@ func newEngine(c *framework.EngineConfig, set settings) *engine {
 		wakeUp: make(chan struct{}, 1), feedWake: make(chan struct{}, 1), readWake: make(chan struct{}, 1),
 		changing: make(chan struct{}, 1), changed: make(chan struct{}),
 		stopping: make(chan struct{}), done: make(chan struct{}),
-		lost:     framework.ErrNotLeader.Because("another leader's entry took the proposal's place: it did not happen"),
-		maybe:    framework.ErrMaybe.Because("leadership was lost while the proposal was on its way: it may have happened"),
+		lost:  framework.ErrNotLeader.Because("another leader's entry took the proposal's place: it did not happen"),
+		maybe: framework.ErrMaybe.Because("leadership was lost while the proposal was on its way: it may have happened"),
 	}
 	e.fsm = &handover{e: e}
 	e.inbox.refusal = framework.ErrNotLeader

@@ -74,7 +74,7 @@ func TestMembershipRefusals(t *testing.T) {
 			{framework.Change{Op: framework.Promote, Node: "stranger"}, 0, framework.ErrNoSuchNode},
 			{framework.Change{Op: framework.Demote, Node: "stranger"}, 0, framework.ErrNoSuchNode},
 			{framework.Change{Op: 99, Node: f.id}, 0, framework.ErrInvalid},
-			{framework.Change{Op: framework.Promote, Node: f.id}, id, nil},    // it is one
+			{framework.Change{Op: framework.Promote, Node: f.id}, id, nil},     // it is one
 			{framework.Change{Op: framework.Remove, Node: "stranger"}, 0, nil}, // it is none
 		} {
 			if err := l.e.Change(l.ctx(within), x.change, x.basedOn); !errors.Is(err, x.want) {
