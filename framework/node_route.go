@@ -27,8 +27,11 @@ func (n *Node) resolve(ctx context.Context, name string) (target, error) {
 	if t, ok := n.lookup(name); ok {
 		return t, nil
 	}
-	if n.Cluster() == (UUID{}) {
-		return target{}, ErrNoSuchGroup.Because("no such group: %q; this node has not formed or joined a cluster yet", name)
+	switch {
+	case n.Cluster() == (UUID{}):
+		return target{}, ErrNoQuorum.Because("this node has not formed or joined a cluster yet: whether there is a group %q it cannot tell", name)
+	case n.views.get().state.Cluster == (UUID{}):
+		return target{}, ErrNoQuorum.Because("this node has not seen the catalogue yet: whether there is a group %q it cannot tell", name)
 	}
 	return target{}, ErrNoSuchGroup.Because("no such group: %q; see 'diarchy group list'", name)
 }

@@ -301,42 +301,9 @@ func (c *check) writeLater(ctx context.Context) error {
 
 // compare hashes every replica's state at the same command number.
 func (c *check) compare(ctx context.Context) error {
-	for {
-		sums, err := c.checksums(ctx)
-		if err != nil {
-			return err
-		}
-		number, same := sums[0].GetNumber(), true
-		for i, s := range sums {
-			if s.GetNumber() != number {
-				same = false
-				continue
-			}
-			if s.GetSha256() != sums[0].GetSha256() {
-				return fmt.Errorf("the replicas differ at command %d: %s has %.16s…, %s has %.16s…", number,
-					c.r.cluster.Nodes[0].Name, sums[0].GetSha256(), c.r.cluster.Nodes[i].Name, s.GetSha256())
-			}
-		}
-		if same {
-			c.say("compared the state of %d replicas at command %d: all %.16s…", len(sums), number, sums[0].GetSha256())
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.New("the replicas do not reach the same command number")
-		case <-time.After(50 * time.Millisecond):
-		}
+	number, sum, err := c.r.cluster.Compare(ctx, c.r.Group)
+	if err == nil {
+		c.say("compared the state of %d replicas at command %d: all %.16s…", c.r.Nodes, number, sum)
 	}
-}
-
-func (c *check) checksums(ctx context.Context) ([]*pb.ChecksumResponse, error) {
-	var out []*pb.ChecksumResponse
-	for _, n := range c.r.cluster.Nodes {
-		s, err := n.RPC().Checksum(ctx, &pb.ChecksumRequest{Group: c.r.Group})
-		if err != nil {
-			return nil, fmt.Errorf("hash the replica on %s: %w", n.Name, err)
-		}
-		out = append(out, s)
-	}
-	return out, nil
+	return err
 }

@@ -114,3 +114,44 @@ func (n *Node) PluginPID(ctx context.Context, plugin string) (int, error) {
 	}
 	return 0, fmt.Errorf("plugin %s has no process on node %s", plugin, n.Name)
 }
+
+// Compare hashes every replica's state, as soon as all have executed the same
+// commands, and fails when they differ.
+func (cl *Cluster) Compare(ctx context.Context, group string) (number uint64, sum string, err error) {
+	for {
+		sums, err := cl.checksums(ctx, group)
+		if err != nil {
+			return 0, "", err
+		}
+		first, same := sums[0], true
+		for i, s := range sums {
+			switch {
+			case s.GetNumber() != first.GetNumber():
+				same = false
+			case s.GetSha256() != first.GetSha256():
+				return 0, "", fmt.Errorf("the replicas differ at command %d: %s has %.16s…, %s has %.16s…", s.GetNumber(),
+					cl.Nodes[0].Name, first.GetSha256(), cl.Nodes[i].Name, s.GetSha256())
+			}
+		}
+		if same {
+			return first.GetNumber(), first.GetSha256(), nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, "", fmt.Errorf("the replicas do not reach the same command number: %w", ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (cl *Cluster) checksums(ctx context.Context, group string) ([]*pb.ChecksumResponse, error) {
+	var out []*pb.ChecksumResponse
+	for _, n := range cl.Nodes {
+		s, err := n.RPC().Checksum(ctx, &pb.ChecksumRequest{Group: group})
+		if err != nil {
+			return nil, fmt.Errorf("hash the replica on %s: %w", n.Name, err)
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
