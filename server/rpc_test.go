@@ -135,19 +135,32 @@ func TestAdministration(t *testing.T) {
 	if v, err := rpc.Version(ctx, &pb.VersionRequest{}); err != nil || v.Version != "test" || v.Go == "" {
 		t.Errorf("%v, %v", v, err)
 	}
-	// Without gossip and plugins they are not supported, and say so.
-	_, err = rpc.Members(ctx, &pb.MembersRequest{})
-	failsWith(pb.CodeUnsupported, err)
+}
+
+// Without gossip and plugins they are not supported, and say so.
+func TestWithoutGossipAndPlugins(t *testing.T) {
+	p := serve(t, nil)
+	rpc, done := p.rpcClient(connect.WithGRPC())
+	defer done()
+	ctx := context.Background()
+	unsupported := func(err error) {
+		t.Helper()
+		if _, d := detail(t, err); d.Code != pb.CodeUnsupported {
+			t.Errorf("got %s (%s)", d.Code, d.Message)
+		}
+	}
+	_, err := rpc.Members(ctx, &pb.MembersRequest{})
+	unsupported(err)
 	_, err = rpc.Join(ctx, &pb.JoinRequest{Addresses: []string{"x"}})
-	failsWith(pb.CodeUnsupported, err)
+	unsupported(err)
 	_, err = rpc.Leave(ctx, &pb.LeaveRequest{})
-	failsWith(pb.CodeUnsupported, err)
+	unsupported(err)
 	_, err = rpc.ForceLeave(ctx, &pb.ForceLeaveRequest{Node: "x"})
-	failsWith(pb.CodeUnsupported, err)
+	unsupported(err)
 	_, err = rpc.ListPlugins(ctx, &pb.ListPluginsRequest{})
-	failsWith(pb.CodeUnsupported, err)
+	unsupported(err)
 	_, err = rpc.PluginInfo(ctx, &pb.PluginInfoRequest{Name: "x"})
-	failsWith(pb.CodeUnsupported, err)
+	unsupported(err)
 }
 
 type fakeGossip struct{ asked []string }
