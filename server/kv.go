@@ -221,7 +221,7 @@ func (s *Server) await(r *request) error {
 	if wait == 0 {
 		wait = 30 * time.Second
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), min(wait, waitMax))
+	ctx, cancel := s.waiting(r.Context(), wait)
 	defer cancel()
 	_, err = s.svc.WaitIndex(ctx, r.group, index)
 	return err

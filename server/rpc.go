@@ -177,9 +177,9 @@ func (p *rpc) Tail(ctx context.Context, m *pb.TailRequest, out *connect.ServerSt
 func (p *rpc) WaitIndex(ctx context.Context, m *pb.WaitIndexRequest) (*pb.WaitIndexResponse, error) {
 	wait := 30 * time.Second
 	if m.TimeoutMs != 0 {
-		wait = min(time.Duration(m.TimeoutMs)*time.Millisecond, waitMax)
+		wait = time.Duration(m.TimeoutMs) * time.Millisecond
 	}
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	ctx, cancel := p.s.waiting(ctx, wait)
 	defer cancel()
 	n, err := p.svc.WaitIndex(ctx, m.Group, m.After)
 	if err != nil {

@@ -38,8 +38,9 @@ type Server struct {
 
 	ctx  context.Context // ends when streams are to be given up
 	give context.CancelFunc
-	stop chan struct{} // closed when nothing new is taken on
-	once sync.Once
+	stop chan struct{}   // closed when nothing new is taken on
+	wait context.Context // ends with stop, for waits that are to end early
+	once func()
 }
 
 // New makes a server; Serve starts it.
@@ -59,6 +60,12 @@ func New(c Config) (*Server, error) {
 	}
 	s.keys.set(newKeys(c.AdminToken, c.ReadToken))
 	s.ctx, s.give = context.WithCancel(context.Background())
+	var endWaits context.CancelFunc
+	s.wait, endWaits = context.WithCancel(s.ctx)
+	s.once = sync.OnceFunc(func() {
+		close(s.stop)
+		endWaits()
+	})
 	s.rpc = s.rpcHandlers()
 	s.routes = s.routeTable()
 	s.direct = newDirectServer(s)
@@ -105,7 +112,7 @@ func (s *Server) Serve(l net.Listener) error {
 // Close takes nothing new, lets what was accepted finish until ctx ends, then
 // closes every connection.
 func (s *Server) Close(ctx context.Context) error {
-	s.once.Do(func() { close(s.stop) })
+	s.once()
 	defer s.give()
 	s.direct.close(ctx)
 	if err := s.http.Shutdown(ctx); err != nil {
@@ -236,6 +243,14 @@ func (s *Server) serveRPC(w *statusWriter, r *http.Request, prefix string) {
 func errMethod(r *http.Request, allowed string) error {
 	return &framework.Error{Code: pb.CodeMethodNotAllowed,
 		Message: "method " + quote(r.Method) + " is not for this path; expected " + allowed}
+}
+
+// waiting bounds a wait for something to happen, which also ends when the server
+// is to stop.
+func (s *Server) waiting(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, min(d, waitMax))
+	unhook := context.AfterFunc(s.wait, cancel)
+	return ctx, func() { unhook(); cancel() }
 }
 
 // timeoutFor bounds a wait that a client asked for.

@@ -314,6 +314,27 @@ func TestCloseAnswersWhatIsUnderWay(t *testing.T) {
 	}
 }
 
+// Who waits for something to happen does not hold up the end.
+func TestCloseEndsWaits(t *testing.T) {
+	p := serve(t, nil)
+	got := make(chan reply, 2)
+	go func() { got <- p.do("GET", "/v1/groups/orders/kv/a?index=0&wait=5m", "") }()
+	go func() {
+		got <- p.do("POST", pb.DiarchyWaitIndexProcedure, `{"group":"orders","timeoutMs":300000}`, "Content-Type: application/json")
+	}()
+	waitFor(t, func() bool { return p.Watching() == 2 })
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := p.s.Close(ctx); err != nil || ctx.Err() != nil {
+		t.Errorf("Close: %v, %v", err, ctx.Err())
+	}
+	for range 2 {
+		if r := <-got; r.status != 404 && r.status != 200 {
+			t.Errorf("%d %s", r.status, r.body)
+		}
+	}
+}
+
 func waitFor(t *testing.T, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {

@@ -35,11 +35,12 @@ type Cluster struct {
 	executed map[string]int
 	nodes    []*Node
 
-	lose int // so many proposals to come are executed and their answers lost
-	fail []error
-	hang chan struct{} // while set, proposals and reads wait for it
-	held int           // so many do
-	kind string
+	lose     int // so many proposals to come are executed and their answers lost
+	fail     []error
+	hang     chan struct{} // while set, proposals and reads wait for it
+	held     int           // so many do
+	watching int           // calls of WaitIndex
+	kind     string
 }
 
 type session struct {
@@ -112,6 +113,13 @@ func (c *Cluster) Waiting() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.held
+}
+
+// Watching counts the calls of WaitIndex under way.
+func (c *Cluster) Watching() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.watching
 }
 
 // Executed tells how often a command of these bytes was executed.

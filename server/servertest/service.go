@@ -190,6 +190,14 @@ func (n *Node) WaitIndex(ctx context.Context, group string, after uint64) (uint6
 		return 0, framework.ErrNoSuchGroup.Because("no group %q", group)
 	}
 	c := n.c
+	c.mu.Lock()
+	c.watching++
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		c.watching--
+		c.mu.Unlock()
+	}()
 	for {
 		c.mu.Lock()
 		number, grown := c.number, c.grown
