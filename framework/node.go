@@ -32,8 +32,8 @@ type NodeConfig struct {
 	Streams Streams
 	// Engines are the drivers by the name that GroupSpec.Engine uses.
 	Engines map[string]EngineDriver
-	// Machines makes the factory for GroupSpec.Machine.
-	Machines func(machine string) (fsm.Factory, error)
+	// Machines makes the factory for GroupSpec.Machine of the group named.
+	Machines func(group, machine string) (fsm.Factory, error)
 
 	// Members is what is known of other nodes now (gossip's hints), and
 	// MembersChanged a channel that is closed when that changes. Both may be nil.
@@ -79,7 +79,7 @@ func (c *NodeConfig) withDefaults() error {
 		return errors.New("a node needs Streams and Engines")
 	}
 	if c.Machines == nil {
-		c.Machines = func(m string) (fsm.Factory, error) { return nil, fmt.Errorf("no machine is called %q", m) }
+		c.Machines = func(_, m string) (fsm.Factory, error) { return nil, fmt.Errorf("no machine is called %q", m) }
 	}
 	if c.SystemEngine == "" {
 		c.SystemEngine = "raft"

@@ -36,7 +36,7 @@ func (n *Node) CheckSpec(spec GroupSpec) error {
 	if spec.Machine == CatalogueMachine {
 		return ErrInvalid.Because("group %q: machine %q is the system group's alone", spec.Name, spec.Machine)
 	}
-	if _, err := n.cfg.Machines(spec.Machine); err != nil {
+	if _, err := n.cfg.Machines(spec.Name, spec.Machine); err != nil {
 		return ErrInvalid.Because("group %q: machine %q: %s", spec.Name, spec.Machine, err)
 	}
 	return nil

@@ -195,7 +195,7 @@ func (n *Node) machine(info GroupInfo) (fsm.Factory, error) {
 		if info.Machine == CatalogueMachine {
 			return nil, errors.New("it is the system group's alone")
 		}
-		return n.cfg.Machines(info.Machine)
+		return n.cfg.Machines(info.Name, info.Machine)
 	}
 	incarnation := info.Incarnation
 	return func(context.Context) (fsm.Machine, error) {

@@ -205,7 +205,7 @@ func (r *rig) tryStart(key, name, dir string) (*rigNode, error) {
 	}
 	c := NodeConfig{
 		ID: id, Name: name, DataDir: dir, Streams: n.streams, Engines: map[string]EngineDriver{"raft": r.driver},
-		Machines: func(m string) (fsm.Factory, error) {
+		Machines: func(_, m string) (fsm.Factory, error) {
 			if m != "builtin:notes" {
 				return nil, fmt.Errorf("there is no machine %q", m)
 			}

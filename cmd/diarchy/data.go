@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -156,7 +157,15 @@ func printResult(cmd *cobra.Command, r client.Result, text bool) error {
 		printJSON(cmd.OutOrStdout(), map[string]any{"number": r.Token.Number, "value": r.Value, "duplicate": r.Duplicate})
 		return nil
 	}
-	_, err := cmd.OutOrStdout().Write(r.Value)
+	return printBytes(cmd, r.Value)
+}
+
+// printBytes ends what a person reads with a new line; --raw leaves it as it is.
+func printBytes(cmd *cobra.Command, b []byte) error {
+	if raw, _ := cmd.Flags().GetBool("raw"); !raw && !bytes.HasSuffix(b, []byte("\n")) {
+		b = append(b[:len(b):len(b)], '\n')
+	}
+	_, err := cmd.OutOrStdout().Write(b)
 	return err
 }
 
@@ -181,8 +190,7 @@ func printAnswer(cmd *cobra.Command, a client.Answer, text bool) error {
 		printJSON(cmd.OutOrStdout(), map[string]any{"value": a.Value, "number": a.Token.Number, "time": a.Time, "age_ns": a.Age})
 		return nil
 	}
-	_, err := cmd.OutOrStdout().Write(a.Value)
-	return err
+	return printBytes(cmd, a.Value)
 }
 
 // readFile is for values given as files.

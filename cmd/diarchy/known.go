@@ -57,11 +57,11 @@ func specOf(p config.Plugin) plugins.Spec {
 
 // machines makes the factory for a group's machine, as its specification names
 // it.
-func machines(host *plugins.Host) func(string) (fsm.Factory, error) {
-	return func(machine string) (fsm.Factory, error) {
+func machines(host *plugins.Host) func(group, machine string) (fsm.Factory, error) {
+	return func(group, machine string) (fsm.Factory, error) {
 		kind, name, _ := strings.Cut(machine, ":")
 		if kind == "plugin" {
-			return host.Factory(name)
+			return host.FactoryFor(name, group)
 		}
 		if f, ok := builtins[name]; ok && kind == "builtin" {
 			return f, nil

@@ -56,7 +56,7 @@ func run(ctx context.Context, dir string, out io.Writer) error {
 		node, err := framework.OpenNode(ctx, framework.NodeConfig{
 			ID: id, Name: names[i], DataDir: filepath.Join(dir, names[i]), Streams: streams,
 			Engines:  map[string]framework.EngineDriver{"raft": raftengine.Driver()},
-			Machines: func(string) (fsm.Factory, error) { return newKV, nil },
+			Machines: func(_, _ string) (fsm.Factory, error) { return newKV, nil },
 		})
 		if err != nil {
 			return err
