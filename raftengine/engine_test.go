@@ -250,6 +250,7 @@ func TestCloseAnswersEverything(t *testing.T) {
 		l := c.leader()
 		l.cut() // nothing commits any more
 		refs := l.send(numbered("x", 5000)...)
+		synctest.Wait() // raft has some of them, and some wait
 		e, host := l.e, l.host
 		l.stop()
 		for _, ref := range refs {

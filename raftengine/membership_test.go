@@ -165,6 +165,11 @@ func TestRemovedReplicas(t *testing.T) {
 		if s := f.e.Status(); s.Role == framework.RoleLeader || s.Last == 0 || s.Err != nil {
 			t.Errorf("the removed follower: %+v", s)
 		}
+		// It can come back.
+		if err := now.e.Change(now.ctx(within), framework.Change{Op: framework.AddLearner, Node: l.id}, 0); err != nil {
+			t.Fatal(err)
+		}
+		l.host.untilThrough(now.write("welcome"))
 	})
 }
 

@@ -1,6 +1,7 @@
 package raftengine
 
 import (
+	"runtime"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -91,6 +92,10 @@ func (e *engine) feed() {
 		case <-e.stopping:
 			return
 		}
+		// Callers that were answered together come again together. Letting those
+		// that are about to run go first makes one batch of what would be a small
+		// one and, after its fsync, a large one.
+		runtime.Gosched()
 		for {
 			var r *raft.Raft
 			if r, batch, logs = e.nextFeed(batch[:0], logs[:0]); len(logs) == 0 {

@@ -48,10 +48,10 @@ func TestProposeRefusals(t *testing.T) {
 		l.write(numbered("y", 10)...)
 		l.cut()
 		hundred := string(make([]byte, 100))
-		refs = l.send(hundred, hundred, hundred, hundred, hundred, hundred, "small")
+		refs = l.send(hundred, hundred, hundred, hundred, hundred[:90], hundred, "small")
 		for _, ref := range refs[5:] {
 			if o := l.outcome(ref); !errors.Is(o.Err, framework.ErrBusy) {
-				t.Errorf("over the bytes, and what follows: %v", o.Err)
+				t.Errorf("over the bytes, and what follows, which would fit: %v", o.Err)
 			}
 		}
 	})
