@@ -172,6 +172,7 @@ func sameState(t *testing.T, cl *dev.Cluster) {
 // TestAgentsSurviveKill: each of the three is killed in turn under load, the
 // leader among them.
 func TestAgentsSurviveKill(t *testing.T) {
+	t.Parallel()
 	cl := agents(t)
 	g := clientOf(t, cl).Group("orders")
 	l := startLoad(t, g)
@@ -233,6 +234,7 @@ func settledUnderLoad(t *testing.T, cl *dev.Cluster, n *dev.Node) {
 // TestWipedNodeIsReplaced: a node whose disk is new must not vote in its old
 // place, and 'group replace' puts it in anew.
 func TestWipedNodeIsReplaced(t *testing.T) {
+	t.Parallel()
 	cl := agents(t)
 	c := clientOf(t, cl)
 	g := c.Group("orders")
@@ -322,6 +324,7 @@ func peersOf(t *testing.T, n *dev.Node) []peer {
 
 // TestSecondStartFindsEverything: SIGTERM to all, then all again.
 func TestSecondStartFindsEverything(t *testing.T) {
+	t.Parallel()
 	cl := agents(t)
 	addr := cl.Nodes[0].ClientAddr()
 	must(t, "kv", "put", "a", "1", "--group", "orders", "--addr", addr)

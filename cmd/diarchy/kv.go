@@ -306,13 +306,6 @@ func shown(s string) string {
 }
 
 func printOutcome(cmd *cobra.Command, o kv.Outcome, number uint64) error {
-	if o.Conflict() {
-		there := fmt.Sprintf("it is at revision %d", o.Revision)
-		if o.Revision == 0 {
-			there = "it is not there"
-		}
-		return &client.Error{Code: pb.CodeConflict, Message: "the key is not at the revision given: " + there, Index: o.Revision}
-	}
 	if jsonOutput(cmd) {
 		printJSON(cmd.OutOrStdout(), outcomeJSON(o, number))
 		return nil

@@ -151,6 +151,7 @@ func tempHere(t *testing.T) string {
 }
 
 func TestDevFromStartToCtrlC(t *testing.T) {
+	t.Parallel()
 	needProc(t)
 	tmp := tempHere(t)
 	d := start(t, []string{"TMPDIR=" + tmp}, "dev", "--any-ports")
@@ -198,6 +199,7 @@ func alive(pid int) bool {
 }
 
 func TestDevSecondCtrlCKillsAtOnce(t *testing.T) {
+	t.Parallel()
 	needProc(t)
 	tmp := tempHere(t)
 	d := start(t, nil, "dev", "--any-ports", "--data-dir", tmp+"/d")
@@ -223,6 +225,7 @@ func TestDevSecondCtrlCKillsAtOnce(t *testing.T) {
 // TestDevKilled: SIGKILL of dev itself. Its nodes and plugins must be gone within
 // 5 s; the directory stays and the next dev names it.
 func TestDevKilled(t *testing.T) {
+	t.Parallel()
 	needProc(t)
 	tmp := tempHere(t)
 	d := start(t, []string{"TMPDIR=" + tmp}, "dev", "--any-ports")
@@ -248,6 +251,7 @@ func TestDevKilled(t *testing.T) {
 
 // TestDevWithoutGoTool: what 'go run' builds ends when the go tool is killed.
 func TestDevEndsWithGoRun(t *testing.T) {
+	t.Parallel()
 	needProc(t)
 	tmp := tempHere(t)
 	root, err := filepath.Abs("../..")
@@ -276,6 +280,7 @@ func TestDevEndsWithGoRun(t *testing.T) {
 }
 
 func TestDevGoesOnFromItsDirectory(t *testing.T) {
+	t.Parallel()
 	tmp := tempHere(t)
 	for i, want := range []string{"revision 1\n", "revision 2\n"} {
 		d := start(t, nil, "dev", "--any-ports", "--data-dir", tmp+"/d")
@@ -306,6 +311,7 @@ func TestDevGoesOnFromItsDirectory(t *testing.T) {
 }
 
 func TestDevCheck(t *testing.T) {
+	t.Parallel()
 	c := start(t, []string{"TMPDIR=" + tempHere(t)}, "dev", "--check", "--any-ports")
 	if code := c.wait(t, time.Minute); code != 0 {
 		t.Fatalf("exit code %d", code)
@@ -323,6 +329,7 @@ func TestDevCheck(t *testing.T) {
 
 // TestDevCheckFindsWhatIsBroken: each sabotage must be found, for its own reason.
 func TestDevCheckFindsWhatIsBroken(t *testing.T) {
+	t.Parallel()
 	want := map[string]string{
 		"skip-write":    `read: 1 of 1000 reads are wrong: key check/first/\d+ was acknowledged and is not there`,
 		"stale-read":    `read everything: \d+ of 1201 reads are wrong: key \S+ holds "\S+", acknowledged was "\S+"`,

@@ -64,12 +64,17 @@ func run(args []string, io stdio) int {
 }
 
 func exitCode(err error) int {
-	var usage *usageError
-	var failed *failure
-	if errors.As(err, &usage) || !errors.As(err, &failed) {
+	if isUsage(err) {
 		return exitUsage
 	}
-	return client.ExitCode(failed.err)
+	return client.ExitCode(err)
+}
+
+// isUsage tells a wrong command line from one that was refused.
+func isUsage(err error) bool {
+	var usage *usageError
+	var failed *failure
+	return errors.As(err, &usage) || !errors.As(err, &failed)
 }
 
 // report prints an error, with where to read on when the usage was wrong.
@@ -79,7 +84,7 @@ func report(w io.Writer, cmd *cobra.Command, err error) {
 		return
 	}
 	fmt.Fprintf(w, "Error: %s%s\n", err, nextStep(err))
-	if exitCode(err) == exitUsage {
+	if isUsage(err) {
 		fmt.Fprintf(w, "See '%s --help'.\n", cmd.CommandPath())
 	}
 }

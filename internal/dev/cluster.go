@@ -240,6 +240,9 @@ func (n *Node) Start() error {
 	return err
 }
 
+// AddConfig has the node read another file after its own.
+func (n *Node) AddConfig(path string) { n.spec.Args = append(n.spec.Args, "--config-file", path) }
+
 // Process is the node's present process; nil before the first Start.
 func (n *Node) Process() *Process { return n.process }
 
