@@ -30,7 +30,7 @@ var builtins = map[string]fsm.Factory{
 // known is what configurations are checked against.
 func known() config.Known {
 	k := config.Known{
-		Engines:  map[string]func(string, map[string]string) error{},
+		Engines: map[string]func(string, map[string]string) error{}, DefaultEngine: "raft",
 		Builtins: slices.Sorted(maps.Keys(builtins)), ReservedGroups: []string{framework.SystemGroup},
 		CheckJoin: func(s string) error {
 			_, err := discovery.ParseSource(s)

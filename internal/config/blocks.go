@@ -110,6 +110,9 @@ func (k *checker) replicas(g *Group, at func(string) Place, refuse func(string, 
 }
 
 func (k *checker) engine(g *Group, refuse func(string, string, ...any)) {
+	if g.Engine == "" {
+		g.Engine = k.known.DefaultEngine
+	}
 	names := strings.Join(slices.Sorted(maps.Keys(k.known.Engines)), ", ")
 	check, ok := k.known.Engines[g.Engine]
 	switch {

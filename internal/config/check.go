@@ -13,6 +13,8 @@ import (
 type Known struct {
 	// Engines are the drivers' own checks, by name.
 	Engines map[string]func(durability string, options map[string]string) error
+	// DefaultEngine is taken where a group names none; "" makes that an error.
+	DefaultEngine string
 	// Builtins are the machines of this program, ReservedGroups the names that
 	// it keeps for itself.
 	Builtins, ReservedGroups []string

@@ -379,6 +379,15 @@ func TestExposedPortsWithLeave(t *testing.T) {
 	}
 }
 
+func TestDefaultEngine(t *testing.T) {
+	c, ps := Parse("node.hcl", []byte("name = \"n\"\ndata_dir = \"d\"\ngossip { bootstrap_expect = 3 }\ngroup \"g\" { machine = \"builtin:kv\" }\n"))
+	k := known()
+	k.DefaultEngine = "raft"
+	if err := append(ps, c.Check(k)...).Err(); err != nil || c.Groups[0].Engine != "raft" {
+		t.Fatalf("engine %q, %v", c.Groups[0].Engine, err)
+	}
+}
+
 func TestFilesMergeInLexicalOrder(t *testing.T) {
 	dir := files(t)
 	conf := filepath.Join(dir, "conf")
