@@ -61,11 +61,9 @@ func openStore(back backend, w *watch, confs *history) (*store, error) {
 	return s, nil
 }
 
-// raft's own names in the stable store, and its way to say that one is absent.
-var (
-	keyCurrentTerm  = []byte("CurrentTerm")
-	keyLastVoteTerm = []byte("LastVoteTerm")
-)
+// raft's own name for its term in the stable store, and its way to say that a
+// name is absent.
+var keyCurrentTerm = []byte("CurrentTerm")
 
 const notFound = "not found"
 

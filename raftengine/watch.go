@@ -109,13 +109,6 @@ func (w *watch) hangs() (time.Duration, bool) {
 	return w.oldest(), w.stalled
 }
 
-// busy tells whether any call is under way.
-func (w *watch) busy() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.oldest() > 0
-}
-
 func (w *watch) count() uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
