@@ -236,8 +236,10 @@ func closeAgent(a *agent, signals <-chan os.Signal) error {
 	}
 }
 
-// banner says what runs, and where.
-func banner(w io.Writer, a *agent) {
+// banner says what runs, and where: in one piece, as log lines come meanwhile.
+func banner(out io.Writer, a *agent) {
+	w := &strings.Builder{}
+	defer func() { _, _ = io.WriteString(out, w.String()) }()
 	c := a.c
 	scheme, safety := "http", "no TLS, no token"
 	switch {
