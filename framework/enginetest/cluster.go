@@ -86,7 +86,9 @@ func (c *cluster) add(first []framework.Member) *node {
 		c: c, id: nodeID(len(c.nodes)), ledger: newLedger(), faults: framework.NewFaults(), first: first,
 		dir: filepath.Join(c.t.TempDir(), string(nodeID(len(c.nodes)))),
 	}
+	c.mu.Lock()
 	c.nodes = append(c.nodes, n)
+	c.mu.Unlock()
 	return n
 }
 
@@ -277,8 +279,14 @@ func (c *cluster) until(what string, f func() bool) {
 	}
 }
 
-// pass lets time go by, for what must not happen in it.
-func (c *cluster) pass(d time.Duration) { time.Sleep(d) }
+// pass lets time go by, for what must not happen in it. Of long times real time
+// is given less: bubbles show what minutes do.
+func (c *cluster) pass(d time.Duration) {
+	if enough := 3 * time.Second; c.s.Real && d > enough {
+		d = enough + (d-enough)/8
+	}
+	time.Sleep(d)
+}
 
 func (c *cluster) describe() string {
 	out := ""
