@@ -68,10 +68,7 @@ func Check(durability string, options map[string]string) error {
 	if durability != "" && durability != "disk" {
 		return fmt.Errorf("durability = %q: engine raft knows only \"disk\"", durability)
 	}
-	s, err := parseOptions(options)
-	if err == nil && s.logStore == storeMemory {
-		err = memoryStoreError()
-	}
+	_, err := settingsOf(&framework.EngineConfig{Dir: "any", Options: options})
 	return err
 }
 

@@ -40,6 +40,7 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		{"", map[string]string{"trailing_logs": "-1"}, "whole number"},
 		{"", map[string]string{"heartbeat": "fast"}, "duration"},
 		{"", map[string]string{"election": "1ms"}, "at least 5ms"},
+		{"", map[string]string{"heartbeat": "2s", "election": "1s"}, "at least the heartbeat"},
 	} {
 		err := Driver().Check(x.durability, x.options)
 		if (err == nil) != (x.says == "") || err != nil && !strings.Contains(err.Error(), x.says) {
