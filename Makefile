@@ -28,7 +28,7 @@ fix: ## format
 	gofmt -w $(OWN)
 
 bench: ## the tables of docs/performance.md
-	$(GO) test -run '^$$' -bench Table -benchtime 1x -timeout 60m ./raftengine ./plugins
+	$(GO) test -run '^$$' -bench '^BenchmarkTable' -benchtime 1x -timeout 60m ./raftengine ./plugins
 
 fuzz: ## every fuzz target for a minute
 	@for p in $$(grep -lr --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
