@@ -151,6 +151,33 @@ func TestAgentRefusesToStart(t *testing.T) {
 	refused(`belongs to node "n1", and this node is configured as "n2"`, with("--name", "n2")...)
 }
 
+// TestSIGTERMWhileItWaitsForOthers: a node that has formed nothing yet ends as
+// well as any, and waits again when it is started again.
+func TestSIGTERMWhileItWaitsForOthers(t *testing.T) {
+	t.Parallel()
+	flags, addr := soloFlags(t, tempHere(t)+"/n1")
+	flags = append(flags, "--gossip-bootstrap-expect", "3", "--gossip-join", addresses(t, 1)[0])
+	for range 2 {
+		p := start(t, nil, flags...)
+		eventually(t, 20*time.Second, "the node says what it waits for", func() bool {
+			r, err := http.Get("http://" + addr + "/readyz")
+			if err != nil {
+				return false
+			}
+			defer r.Body.Close()
+			b, _ := io.ReadAll(r.Body)
+			return strings.Contains(string(b), "1 of 3 (bootstrap_expect)")
+		})
+		if out, code := diarchy(t, "kv", "get", "a", "--addr", addr, "--timeout", "1s"); code != 1 || !strings.Contains(out, "not formed or joined a cluster yet") {
+			t.Errorf("a read meanwhile: exit code %d\n%s", code, out)
+		}
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		if code := p.wait(t, 10*time.Second); code != 0 {
+			t.Errorf("SIGTERM: exit code %d", code)
+		}
+	}
+}
+
 // TestGroupBlockThatDiffers: the catalogue decides, and says so with both values.
 func TestGroupBlockThatDiffers(t *testing.T) {
 	t.Parallel()

@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	pb "github.com/diarchy/diarchy/client/clientpb"
@@ -274,7 +273,11 @@ func (c *check) killPlugin(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	process, err := os.FindProcess(pid)
+	if err == nil {
+		err = process.Kill()
+	}
+	if err != nil {
 		return fmt.Errorf("kill the plugin process %d: %w", pid, err)
 	}
 	_, err = c.r.cluster.AwaitGroup(ctx, c.r.Group, func(s *pb.GroupStatusResponse) error {

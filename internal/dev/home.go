@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
 // homePattern names the directories of runs that keep nothing.
@@ -37,7 +35,7 @@ func OpenHome(dir string) (*Home, error) {
 		return nil, fmt.Errorf("make the directory of this run: %w", err)
 	}
 	h.lock, err = lockFile(filepath.Join(h.Dir, "lock"))
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	if errors.Is(err, errLocked) {
 		return nil, fmt.Errorf("%s is in use by another run: end that one, or give another directory", h.Dir)
 	}
 	if err != nil {
@@ -72,13 +70,15 @@ func Leftovers() []string {
 	return out
 }
 
+var errLocked = errors.New("another process has the lock")
+
 // lockFile takes a lock that ends with this process.
 func lockFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lock(f); err != nil {
 		_ = f.Close()
 		return nil, err
 	}

@@ -177,12 +177,6 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
-// Pause stops the process where it is; Resume lets it go on.
-func (p *Process) Pause() error { return p.Signal(syscall.SIGSTOP) }
-
-// Resume lets a paused process go on.
-func (p *Process) Resume() error { return p.Signal(syscall.SIGCONT) }
-
 // Stop sends SIGTERM and waits for the end, or kills when ctx ends first.
 func (p *Process) Stop(ctx context.Context) error {
 	_ = p.Signal(syscall.SIGTERM)

@@ -82,7 +82,9 @@ func (r *Run) guarded(ctx context.Context, f func(context.Context) error) error 
 	cause := context.Cause(ctx)
 	if errors.Is(cause, errParentGone) {
 		r.Abandoned = true
-		r.cluster.Kill()
+		if r.cluster != nil {
+			r.cluster.Kill()
+		}
 		return cause
 	}
 	err = errors.Join(err, r.end(hurry))
