@@ -68,6 +68,9 @@ func runDev(ctx context.Context, io stdio, r *dev.Run, dir, plugin string, check
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	// Without it a reader of the output that goes away, such as head, would end
+	// this process before it has tidied up.
+	signal.Ignore(syscall.SIGPIPE)
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program's file: %w", err)

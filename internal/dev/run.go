@@ -189,7 +189,11 @@ func (r *Run) start(ctx context.Context) (*pb.GroupStatusResponse, error) {
 // introduce prints who runs where and what to try.
 func (r *Run) introduce(ctx context.Context, status *pb.GroupStatusResponse) {
 	w := tabwriter.NewWriter(r.Out, 0, 4, 2, ' ', 0)
-	fmt.Fprintf(r.Out, "\n%d nodes found each other by gossip; group %s runs on raft, its machine in a process beside each node\n\n", r.Nodes, r.Group)
+	found := fmt.Sprintf("%d nodes found each other by gossip", r.Nodes)
+	if r.Nodes == 1 {
+		found = "One node runs"
+	}
+	fmt.Fprintf(r.Out, "\n%s; group %s runs on raft, its machine in a process beside each node\n\n", found, r.Group)
 	fmt.Fprintln(w, "NODE\tPID\tPLUGIN PID\tROLE\tCLIENT\tPEER\tGOSSIP")
 	for _, n := range r.cluster.Nodes {
 		role := ""
