@@ -65,7 +65,7 @@ func (e *engine) raftConfig() *raft.Config {
 	c.SnapshotInterval, c.SnapshotThreshold = snapshotIntervalNone, 1<<62
 	c.TrailingLogs = e.set.trailing
 	c.NoLegacyTelemetry = true
-	c.Logger = hlog.New(e.log, "raft", slog.LevelInfo)
+	c.Logger = hlog.New(e.log, "raft", slog.LevelWarn)
 	return c
 }
 

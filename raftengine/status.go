@@ -114,6 +114,9 @@ func (e *engine) show() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if now != e.shown {
+		if before := e.shown; now.role != before.role || now.term != before.term || now.leader != before.leader {
+			e.log.Info("replica is "+now.role.String(), "term", now.term, "leader", now.leader)
+		}
 		e.shown = now
 		close(e.changed)
 		e.changed = make(chan struct{})

@@ -4,10 +4,13 @@ package hlog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"log/slog"
+	"math"
+	"net"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -31,14 +34,28 @@ type logger struct {
 
 var levels = map[hclog.Level]slog.Level{
 	hclog.Trace: slog.LevelDebug - 4, hclog.Debug: slog.LevelDebug, hclog.Info: slog.LevelInfo,
-	hclog.Warn: slog.LevelWarn, hclog.Error: slog.LevelError, hclog.NoLevel: slog.LevelInfo,
+	hclog.Warn: slog.LevelWarn, hclog.Error: slog.LevelError, hclog.NoLevel: slog.LevelInfo, hclog.Off: math.MaxInt,
 }
 
 func (l *logger) write(level slog.Level, msg string, args []any) {
+	if closedByUs(args) {
+		level = slog.LevelDebug
+	}
 	if level < l.least || !l.out.Enabled(context.Background(), level) {
 		return
 	}
 	l.out.Log(context.Background(), level, l.name+": "+msg, append(append([]any(nil), l.implied...), pairs(args)...)...)
+}
+
+// closedByUs tells failures of connections that this side has closed: no news,
+// though the components call them errors.
+func closedByUs(args []any) bool {
+	for _, a := range args {
+		if err, ok := a.(error); ok && errors.Is(err, net.ErrClosed) {
+			return true
+		}
+	}
+	return false
 }
 
 // pairs makes hclog's loose key and value list one that slog takes: values of
