@@ -27,6 +27,8 @@ import (
 //     commands that st counts, up to position at
 //   - seen never goes back, while at does when a machine was lost and its
 //     commands are replayed; reads are let through only while at >= seen.at
+//   - a caller waits in pending until its entry was applied here, or it was told
+//     why that is not to be expected: whatever skips entries must tell
 type applier struct {
 	cfg     *GroupConfig
 	limits  Limits
@@ -40,6 +42,7 @@ type applier struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	done    chan struct{}
+	loaded  chan struct{} // closed once a machine has been made
 
 	// What others may look at.
 	seen     published
@@ -56,13 +59,16 @@ type applier struct {
 	at        Position
 	machine   fsm.Machine
 	opened    fsm.Opened
+	history   UUID     // st.history as users see it; see historyOf
 	hostAt    Position // a durable machine holds everything up to here by itself
 	batch     batch
 	sinceSnap struct{ entries, bytes int64 }
 	noSnap    bool     // the machine has no snapshots
+	begin     Position // the snapshot that the engine stood at when it was opened
 	replayTo  Position // below it the machine is behind what was seen or committed
 	reloadAt  time.Time
 	backoff   time.Duration
+	upSince   time.Time // when the machine began to run; zero while it does not
 }
 
 // replicated is what a group agrees on beside its machine's state.
@@ -77,13 +83,13 @@ func newApplier(c *GroupConfig, origin uint64, st *staging, changed func()) *app
 	a := &applier{
 		cfg: c, limits: c.Limits, log: c.Logger, origin: origin,
 		ring: newRing(c.Queues.RingBytes), pending: newPending(c.Queues), tail: newTail(c.Queues.TailBytes),
-		staged: st, done: make(chan struct{}), writing: make(chan struct{}, 1), changed: changed, metrics: newGroupMetrics(),
+		staged: st, done: make(chan struct{}), loaded: make(chan struct{}), writing: make(chan struct{}, 1),
+		changed: changed, metrics: newGroupMetrics(),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.snapping.Store(-1)
 	a.state.set(phaseStarting, nil)
 	a.seen.init(historyOf(c.Identity, firstHistory(c.Identity)))
-	a.batch.init()
 	return a
 }
 
@@ -106,11 +112,12 @@ func (a *applier) Resolve(outcomes []Outcome) {
 // run is the applier's goroutine.
 func (a *applier) run() {
 	defer close(a.done)
+	defer func() { runJobs(a.ring.close()) }() // they find no machine, and say so
 	defer a.closeMachine()
 	var spare []Entry
 	for a.ctx.Err() == nil {
 		t := a.ring.take(spare)
-		a.runJobs(t.jobs)
+		runJobs(t.jobs)
 		spare = a.advance(t)
 		if !a.pause() {
 			return
@@ -118,7 +125,7 @@ func (a *applier) run() {
 	}
 }
 
-func (a *applier) runJobs(jobs []func()) {
+func runJobs(jobs []func()) {
 	for _, f := range jobs {
 		f()
 	}
@@ -174,7 +181,7 @@ func (a *applier) advance(t taken) []Entry {
 // catchUp reads from the engine's log until nothing committed is left.
 func (a *applier) catchUp() error {
 	for a.ctx.Err() == nil && !a.ring.caughtUp(a.at) {
-		a.runJobs(a.ring.takeJobs())
+		runJobs(a.ring.takeJobs())
 		if a.machine == nil {
 			return nil // a job found it lost
 		}
@@ -234,11 +241,17 @@ const (
 	batchBytesMax = 4 << 20
 )
 
-// lost puts the machine away; the loop tries again after a pause that grows.
+// lost puts the machine away; the loop tries again after a pause that grows
+// until a machine has run for a while. It never gives up: what is wrong may be
+// mended outside, and the replica's log and vote count meanwhile.
 func (a *applier) lost(err error) {
 	if a.ctx.Err() != nil {
 		return
 	}
+	if !a.upSince.IsZero() && time.Since(a.upSince) >= steadyAfter {
+		a.backoff = 0
+	}
+	a.upSince = time.Time{}
 	a.backoff = min(max(2*a.backoff, backoffMin), backoffMax)
 	a.reloadAt = time.Now().Add(a.backoff)
 	a.log.Error("machine lost", "err", err, "number", a.st.number, "retry_in", a.backoff)
@@ -249,21 +262,10 @@ func (a *applier) lost(err error) {
 }
 
 const (
-	backoffMin = 100 * time.Millisecond
-	backoffMax = 10 * time.Second
+	backoffMin  = 100 * time.Millisecond
+	backoffMax  = 10 * time.Second
+	steadyAfter = 30 * time.Second
 )
-
-func (a *applier) closeMachine() {
-	m := a.machine
-	if m == nil {
-		return
-	}
-	a.machine = nil
-	a.state.serve(nil)
-	if err := m.Close(); err != nil {
-		a.log.Warn("close machine", "err", err)
-	}
-}
 
 // firstHistory is the history a group begins with.
 func firstHistory(g GroupIdentity) UUID {
@@ -279,95 +281,4 @@ func historyOf(g GroupIdentity, agreed UUID) UUID {
 	}
 	h := sha256.Sum256(binary.LittleEndian.AppendUint32(agreed[:], g.Incarnation))
 	return UUID(h[:16])
-}
-
-// published is how far the replica has come, for readers.
-type published struct {
-	mu      sync.Mutex
-	at      Position
-	number  uint64
-	time    int64
-	history UUID
-	byAt    waitList
-	byNum   waitList
-}
-
-func (p *published) init(history UUID) { p.history = history }
-
-func (p *published) get() (at Position, number uint64, time int64, history UUID) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.at, p.number, p.time, p.history
-}
-
-// set publishes progress; nothing goes back while commands are replayed, but
-// for a number that a new history restarts.
-func (p *published) set(at Position, number uint64, time int64, history UUID) {
-	p.mu.Lock()
-	if at >= p.at {
-		p.at, p.number, p.time, p.history = at, number, time, history
-		p.byAt.release(uint64(at))
-		p.byNum.release(number)
-	}
-	p.mu.Unlock()
-}
-
-func (p *published) waitAt(ctx context.Context, at Position) error {
-	p.mu.Lock()
-	if p.at >= at {
-		p.mu.Unlock()
-		return nil
-	}
-	return p.byAt.wait(ctx, &p.mu, uint64(at))
-}
-
-func (p *published) waitNumber(ctx context.Context, number uint64) error {
-	p.mu.Lock()
-	if p.number >= number {
-		p.mu.Unlock()
-		return nil
-	}
-	return p.byNum.wait(ctx, &p.mu, number)
-}
-
-// waitList wakes those who wait for a value that only grows.
-type waitList struct{ waiting []*wait }
-
-type wait struct {
-	value uint64
-	ready chan struct{}
-}
-
-func (l *waitList) release(value uint64) {
-	kept := l.waiting[:0]
-	for _, w := range l.waiting {
-		if w.value <= value {
-			close(w.ready)
-		} else {
-			kept = append(kept, w)
-		}
-	}
-	clear(l.waiting[len(kept):])
-	l.waiting = kept
-}
-
-// wait is called with mu held and releases it.
-func (l *waitList) wait(ctx context.Context, mu *sync.Mutex, value uint64) error {
-	w := &wait{value: value, ready: make(chan struct{})}
-	l.waiting = append(l.waiting, w)
-	mu.Unlock()
-	select {
-	case <-w.ready:
-		return nil
-	case <-ctx.Done():
-	}
-	mu.Lock()
-	for i, x := range l.waiting {
-		if x == w {
-			l.waiting = append(l.waiting[:i], l.waiting[i+1:]...)
-			break
-		}
-	}
-	mu.Unlock()
-	return ctx.Err()
 }

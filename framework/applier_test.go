@@ -1,16 +1,16 @@
 package framework
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/diarchy/diarchy/fsm"
 )
 
 func value(r Receipt) uint64 { return binary.LittleEndian.Uint64(r.Value) }
@@ -160,9 +160,7 @@ func TestResultsOverTheBoundAreDroppedAndSaidToBeGone(t *testing.T) {
 
 func TestWhatTheRingDropsIsReadFromTheLog(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.cfg.Queues.RingBytes = 300 })
-	r.shared.mu.Lock()
-	r.shared.gate, r.shared.entered = make(chan struct{}), make(chan struct{})
-	r.shared.mu.Unlock()
+	entered, open := r.shared.stop("apply", false)
 	const n = 200
 	var wg sync.WaitGroup
 	for i := range n {
@@ -172,17 +170,13 @@ func TestWhatTheRingDropsIsReadFromTheLog(t *testing.T) {
 			}
 		})
 	}
-	<-r.shared.entered // the machine hangs, the log goes on
+	<-entered // the machine hangs, the log goes on
 	for {
 		if s := r.engine.Status(); s.Last >= 3*n {
 			break
 		}
 	}
-	r.shared.mu.Lock()
-	gate := r.shared.gate
-	r.shared.gate = nil
-	r.shared.mu.Unlock()
-	close(gate)
+	open()
 	wg.Wait()
 	if got := r.sum(); got != n {
 		t.Fatalf("sum %d of %d", got, n)
@@ -271,10 +265,7 @@ func TestAHangingMachineHoldsUpNothingElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(r *rig) { r.cfg.Dir = "" })
 		synctest.Wait()
-		gate := make(chan struct{})
-		r.shared.mu.Lock()
-		r.shared.gate, r.shared.entered = gate, make(chan struct{})
-		r.shared.mu.Unlock()
+		_, open := r.shared.stop("apply", false)
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		_, err := r.g.Propose(ctx, Command{Data: num(1)})
@@ -287,10 +278,7 @@ func TestAHangingMachineHoldsUpNothingElse(t *testing.T) {
 		if last := r.engine.Status().Last; last == 0 {
 			t.Fatal("the log stood still")
 		}
-		r.shared.mu.Lock()
-		r.shared.gate = nil
-		r.shared.mu.Unlock()
-		close(gate)
+		open()
 		synctest.Wait()
 		if got := r.sum(); got != 1 {
 			t.Fatal(got)
@@ -300,7 +288,10 @@ func TestAHangingMachineHoldsUpNothingElse(t *testing.T) {
 
 func TestTicksComeOnlyWhileSomethingIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, func(r *rig) { r.shared.ticks, r.cfg.Dir = true, "" })
+		r := newRig(t, func(r *rig) {
+			r.shared.ticks, r.cfg.Dir = true, ""
+			r.shared.due = func(e fsm.Entry) int64 { return e.Time + int64(time.Minute) }
+		})
 		time.Sleep(5 * time.Second) // the first tick, which asks what is due
 		r.mustAdd(1, Session{})
 		before := r.engine.Status().Last
@@ -398,179 +389,6 @@ func TestDeadlinesTellWhetherItMayHaveHappened(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := r.g.Propose(context.Background(), Command{Data: make([]byte, 2<<20)}); !errors.Is(err, ErrTooLarge) || HappenedOf(err) != No {
-		t.Fatal(err)
-	}
-}
-
-func TestTailGivesEveryCommandInOrder(t *testing.T) {
-	r := newRig(t, nil)
-	for range 10 {
-		r.mustAdd(1, Session{})
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	var got []uint64
-	done := make(chan error, 1)
-	reached := make(chan struct{})
-	go func() {
-		done <- r.g.Tail(ctx, 3, func(e TailEntry) error {
-			if got = append(got, e.Number); e.Number == 20 {
-				close(reached)
-			}
-			return nil
-		})
-	}()
-	for range 10 {
-		r.mustAdd(1, Session{})
-	}
-	<-reached
-	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	for i, n := range got {
-		if n != uint64(i)+3 {
-			t.Fatalf("%v", got)
-		}
-	}
-}
-
-func TestTailSaysWhatIsOldestWhenCompacted(t *testing.T) {
-	r := newRig(t, func(r *rig) { r.cfg.Queues.TailBytes = 500 })
-	for range 100 {
-		r.mustAdd(1, Session{})
-	}
-	err := r.g.Tail(context.Background(), 1, func(TailEntry) error { return nil })
-	var e *Error
-	if !errors.As(err, &e) || e.Code != CodeCompacted || e.Index < 80 {
-		t.Fatalf("%v", err)
-	}
-}
-
-func TestBackupRestoresStateAndEndsHistoryAndSessions(t *testing.T) {
-	r := newRig(t, nil)
-	id := SessionID{4}
-	if err := r.g.OpenSession(context.Background(), id, SessionOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	r.mustAdd(10, Session{ID: id, Seq: 1})
-	var archive bytes.Buffer
-	rep, err := r.g.Backup(context.Background(), &archive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := InspectBackup(bytes.NewReader(archive.Bytes()))
-	if err != nil || info.Number != rep.Number || info.MachineName != "sum" || info.Group != "g" {
-		t.Fatalf("%+v %v", info, err)
-	}
-	before := r.mustAdd(32, Session{ID: id, Seq: 2})
-	hash, _, err := r.g.StageRestore(context.Background(), bytes.NewReader(archive.Bytes()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := r.sum(); got != 42 {
-		t.Fatalf("staging changed the group: %d", got)
-	}
-	if err := r.g.CommitRestore(context.Background(), hash); err != nil {
-		t.Fatal(err)
-	}
-	if got := r.sum(); got != 10 {
-		t.Fatal(got)
-	}
-	if _, err := r.g.Query(context.Background(), ReadQuery{After: before.Token}); !errors.Is(err, ErrOtherHistory) {
-		t.Fatal(err)
-	}
-	if _, err := r.add(1, Session{ID: id, Seq: 3}); !errors.Is(err, ErrSessionExpired) {
-		t.Fatal(err)
-	}
-	if rec := r.mustAdd(1, Session{}); rec.Token.Number != 3 {
-		t.Fatalf("numbers go on above both: %+v", rec)
-	}
-	r.close()
-	r.open()
-	if got := r.sum(); got != 11 {
-		t.Fatalf("after a restart: %d", got)
-	}
-}
-
-func TestADamagedBackupIsRefusedAndChangesNothing(t *testing.T) {
-	r := newRig(t, nil)
-	r.mustAdd(10, Session{})
-	var archive bytes.Buffer
-	rep, err := r.g.Backup(context.Background(), &archive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	whole := archive.Bytes()
-	try := func(what string, b []byte) {
-		t.Helper()
-		_, _, err := r.g.StageRestore(context.Background(), bytes.NewReader(b))
-		if !errors.Is(err, ErrInvalid) || HappenedOf(err) != No {
-			t.Errorf("%s: %v", what, err)
-		}
-	}
-	for _, n := range []int{0, 10, 600, 1100, len(whole) / 2, len(whole) - 1600} {
-		try(fmt.Sprintf("cut to %d of %d bytes", n, len(whole)), whole[:n])
-	}
-	at := bytes.Index(whole, []byte(payloadMagic))
-	for i := at; i < at+int(rep.Bytes); i += 7 {
-		b := bytes.Clone(whole)
-		b[i] ^= 0x10
-		try(fmt.Sprintf("byte %d flipped", i), b)
-	}
-	r.shared.dirty = errors.New("written by a newer version")
-	try("a machine that does not take it", whole)
-	if got := r.sum(); got != 10 {
-		t.Fatal(got)
-	}
-}
-
-func TestEveryFlippedByteOfAPayloadIsFound(t *testing.T) {
-	r := newRig(t, nil)
-	for range 10 {
-		r.mustAdd(1, Session{})
-	}
-	if _, err := r.g.Snapshot(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	whole := r.engine.snap
-	if err := checkPayload(bytes.NewReader(whole)); err != nil {
-		t.Fatal(err)
-	}
-	for i := range whole {
-		b := bytes.Clone(whole)
-		b[i] ^= 1
-		if checkPayload(bytes.NewReader(b)) == nil {
-			t.Errorf("byte %d of %d flipped, not found", i, len(whole))
-		}
-		if checkPayload(bytes.NewReader(whole[:i])) == nil {
-			t.Errorf("cut to %d of %d, not found", i, len(whole))
-		}
-	}
-}
-
-func TestCloseFinishesWhatWasAccepted(t *testing.T) {
-	r := newRig(t, func(r *rig) { r.engine.holding = true })
-	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() {
-			if _, err := r.add(1, Session{}); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	for {
-		r.engine.mu.Lock()
-		n := len(r.engine.held)
-		r.engine.mu.Unlock()
-		if n == 20 {
-			break
-		}
-	}
-	go r.engine.release()
-	r.close()
-	wg.Wait()
-	if _, err := r.add(1, Session{}); !errors.Is(err, ErrStopped) {
 		t.Fatal(err)
 	}
 }

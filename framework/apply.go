@@ -2,8 +2,8 @@ package framework
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/diarchy/diarchy/fsm"
@@ -15,7 +15,6 @@ type batch struct {
 	results []fsm.Result
 	steps   []step
 	ready   []settled
-	bytes   int
 }
 
 // step is what one committed command comes to, in the order of the log.
@@ -29,17 +28,12 @@ type step struct {
 	err     error
 }
 
-// settled is a caller and what to tell it, once the lock is given back.
+// settled is a caller and what to tell it, once everything is published.
 type settled struct {
+	ref uint64
 	w   waiter
 	r   Receipt
 	err error
-}
-
-func (b *batch) init() {
-	b.entries = make([]fsm.Entry, 0, batchMax)
-	b.results = make([]fsm.Result, 0, batchMax)
-	b.steps = make([]step, 0, batchMax)
 }
 
 func (b *batch) reset() {
@@ -47,7 +41,7 @@ func (b *batch) reset() {
 	clear(b.results)
 	clear(b.steps)
 	clear(b.ready)
-	b.entries, b.results, b.steps, b.ready, b.bytes = b.entries[:0], b.results[:0], b.steps[:0], b.ready[:0], 0
+	b.entries, b.results, b.steps, b.ready = b.entries[:0], b.results[:0], b.steps[:0], b.ready[:0]
 }
 
 // applySome runs committed entries as one batch, broken only by control
@@ -63,28 +57,21 @@ func (a *applier) applySome(entries []Entry) error {
 		if i > 0 {
 			before = max(before, entries[i-1].Position)
 		}
-		if before <= a.hostAt && e.Position > a.hostAt {
+		data, err := decodeEntry(e.Data, &h)
+		if err != nil || e.Kind == KindControl || before <= a.hostAt && e.Position > a.hostAt {
 			// What a durable machine holds already and what it does not must
 			// not share a batch.
 			if err := a.flush(before); err != nil {
 				return err
 			}
 		}
-		data, err := decodeEntry(e.Data, &h)
 		switch {
 		case err != nil:
-			// Every replica passes it over alike.
-			a.log.Error("entry passed over", "position", e.Position, "err", err)
+			return unknownEntry(e.Position, err)
 		case e.Kind == KindControl:
-			if err := a.flush(before); err != nil {
+			if err := a.act(&h, data, e.Position); err != nil {
 				return err
 			}
-			a.st.time = max(a.st.time, h.time)
-			if err := a.control(&h, data, e.Position); err != nil {
-				return err
-			}
-			a.at = e.Position
-			a.publish() // also when it is the last and nobody here waits for it
 		default:
 			a.admit(&h, data)
 		}
@@ -95,6 +82,12 @@ func (a *applier) applySome(entries []Entry) error {
 		return nil
 	}
 	return a.flush(entries[len(entries)-1].Position)
+}
+
+// unknownEntry stops this replica's machine, and not the replica: where this
+// version passed over what another understands the replicas would part.
+func unknownEntry(at Position, err error) error {
+	return ErrUnsupported.Because("the entry at position %d is not understood (%s): give this node the version that the others run", at, err)
 }
 
 // admit adds a command to the batch, or what it comes to instead.
@@ -111,7 +104,6 @@ func (a *applier) admit(h *header, data []byte) {
 		a.st.number++
 		s.result = len(a.batch.entries)
 		a.batch.entries = append(a.batch.entries, fsm.Entry{Index: s.number, Time: a.st.time, Data: data})
-		a.batch.bytes += len(data)
 	}
 	a.batch.steps = append(a.batch.steps, s)
 }
@@ -119,14 +111,15 @@ func (a *applier) admit(h *header, data []byte) {
 // flush executes the batch and tells everybody who waits for it. The replica
 // stands at position to afterwards.
 func (a *applier) flush(to Position) error {
-	if to <= a.at && len(a.batch.steps) == 0 && len(a.batch.ready) == 0 {
+	b := &a.batch
+	if to <= a.at && len(b.steps) == 0 {
 		return nil
 	}
-	b := &a.batch
 	defer b.reset()
-	b.results = b.results[:len(b.entries)]
+	n := len(b.entries)
+	b.results = slices.Grow(b.results, n)[:n]
 	told := to > a.hostAt
-	if len(b.entries) > 0 && told {
+	if n > 0 && told {
 		if err := a.callApply(to); err != nil {
 			return err
 		}
@@ -134,22 +127,24 @@ func (a *applier) flush(to Position) error {
 	for i := range b.results {
 		a.limitResult(&b.results[i])
 	}
-	a.pending.mu.Lock() // once for the batch
 	for i := range b.steps {
 		a.settle(&b.steps[i], told)
 	}
-	a.pending.mu.Unlock()
+	a.pending.claim(b.ready)
 	a.tail.add(b.entries)
 	a.at = max(a.at, to)
 	a.publish()
-	a.tell()
+	tell(b.ready)
 	return nil
 }
 
-// callApply is the one place where commands reach the machine.
+// callApply is the one place where commands reach the machine. The batch has
+// the time of its last command and not the group's: what came after that and
+// was not executed may share the batch here and not on another replica.
 func (a *applier) callApply(to Position) error {
 	b := &a.batch
-	fb := fsm.Batch{Entries: b.entries, Time: a.st.time}
+	last := len(b.entries) - 1
+	fb := fsm.Batch{Entries: b.entries, Time: b.entries[last].Time}
 	if a.opened.Capabilities.Durable {
 		fb.Host = a.hostBytes(to)
 	}
@@ -157,11 +152,10 @@ func (a *applier) callApply(to Position) error {
 	err := a.machine.Apply(a.ctx, fb, b.results)
 	a.state.end()
 	if err != nil {
-		return fmt.Errorf("%w: apply of commands %d to %d: %w", fsm.ErrLost,
-			b.entries[0].Index, b.entries[len(b.entries)-1].Index, err)
+		return fmt.Errorf("%w: apply of commands %d to %d: %w", fsm.ErrLost, b.entries[0].Index, b.entries[last].Index, err)
 	}
 	if a.opened.Capabilities.Ticks {
-		a.due.Store(b.results[len(b.results)-1].Due)
+		a.due.Store(b.results[last].Due)
 	}
 	return nil
 }
@@ -175,41 +169,39 @@ func (a *applier) limitResult(r *fsm.Result) {
 	}
 }
 
-// settle records a result in its session and finds the caller. told is false
-// when a durable machine had executed the command before this start, so that
-// its result is not known.
+// settle records a result in its session and makes the answer for a caller of
+// ours. The machine's bytes are copied: they are its own again after the next
+// Apply, and neither the session nor a caller may see the other write to them.
+// told is false when a durable machine had executed the command before this
+// start, so that its result is not known.
 func (a *applier) settle(s *step, told bool) {
 	b := &a.batch
-	r := Receipt{Token: Token{Number: s.number}}
+	r := Receipt{Token: Token{History: a.history, Number: s.number}}
 	err := s.err
-	switch s.verdict {
-	case execute:
-		if !told {
-			err = ErrResultGone.Because("command %d happened before this replica restarted; its result is not known", s.number)
-			break
+	switch {
+	case s.verdict == duplicate:
+		if s.ref != 0 {
+			r, err = a.repeated(s)
 		}
+	case s.verdict == execute && !told:
+		err = &Error{Code: CodeResultGone, Happened: Yes, Index: s.number,
+			Message: fmt.Sprintf("command %d happened before the machine was started again; its result is not known", s.number)}
+	case s.verdict == execute:
 		res := &b.results[s.result]
-		if s.session == nil && s.ref == 0 {
-			return
-		}
-		r.Value, r.Err = bytes.Clone(res.Value), res.Err
 		if s.session != nil {
-			s.session.keep(s.seq, r.Value, r.Err, a.limits.SessionResultBytes)
+			s.session.keep(s.seq, res.Value, res.Err, a.limits.SessionResultBytes)
 		}
-	case duplicate:
-		r, err = repeated(s)
+		if s.ref != 0 {
+			r.Value, r.Err = bytes.Clone(res.Value), res.Err
+		}
 	}
-	if s.ref == 0 {
-		return
-	}
-	if w, ok := a.pending.takeLocked(s.ref); ok {
-		r.Token.History = a.history()
-		b.ready = append(b.ready, settled{w, r, err})
+	if s.ref != 0 {
+		b.ready = append(b.ready, settled{ref: s.ref, r: r, err: err})
 	}
 }
 
 // repeated answers a command that had been executed before.
-func repeated(s *step) (Receipt, error) {
+func (a *applier) repeated(s *step) (Receipt, error) {
 	at, found := s.session.find(s.seq)
 	if !found {
 		return Receipt{}, &Error{Code: CodeResultGone, Happened: Yes, Message: "the command happened and its answer was acknowledged"}
@@ -219,15 +211,16 @@ func repeated(s *step) (Receipt, error) {
 		return Receipt{}, &Error{Code: CodeResultGone, Happened: Yes, Index: rec.number,
 			Message: fmt.Sprintf("the command happened, as number %d; its result is no longer kept", rec.number)}
 	}
-	return Receipt{Token: Token{Number: rec.number}, Value: rec.value, Err: rec.err, Duplicate: true}, nil
+	return Receipt{Token: Token{History: a.history, Number: rec.number}, Value: bytes.Clone(rec.value), Err: rec.err, Duplicate: true}, nil
 }
 
 // tell answers the callers, after everything is published: who has an answer
 // reads its own write here.
-func (a *applier) tell() {
-	for i := range a.batch.ready {
-		s := &a.batch.ready[i]
-		s.w.who.complete(s.w.i, s.r, s.err)
+func tell(ready []settled) {
+	for i := range ready {
+		if s := &ready[i]; s.w.who != nil {
+			s.w.who.complete(s.w.i, s.r, s.err)
+		}
 	}
 }
 
@@ -241,93 +234,11 @@ func (a *applier) moveTo(to Position) {
 }
 
 func (a *applier) publish() {
-	a.seen.set(a.at, a.st.number, a.st.time, a.history())
-	if a.state.phase() != phaseReplaying || a.at < a.replayTo {
+	a.seen.set(a.at, a.st.number, a.st.time, a.history)
+	if a.at < a.replayTo || a.state.phase() != phaseReplaying {
 		return
 	}
-	a.backoff = 0
+	a.upSince = time.Now()
 	a.state.set(phaseRunning, nil)
 	a.changed()
-}
-
-func (a *applier) history() UUID { return historyOf(a.cfg.Identity, a.st.history) }
-
-// control acts on one of the framework's own entries.
-func (a *applier) control(h *header, data []byte, at Position) error {
-	d := decoder{b: data}
-	var err error
-	switch kind := control(d.byte()); kind {
-	case controlOpenSession:
-		var id SessionID
-		copy(id[:], d.take(16))
-		if ordered := d.byte()&1 == 1; !d.bad {
-			err = a.st.sessions.open(id, ordered)
-		}
-	case controlCloseSession:
-		var id SessionID
-		copy(id[:], d.take(16))
-		a.st.sessions.close(id)
-	case controlTick:
-		if e := a.tick(); e != nil {
-			return e
-		}
-	case controlRestore:
-		var hash [32]byte
-		var history UUID
-		copy(hash[:], d.take(32))
-		copy(history[:], d.take(16))
-		if e := a.restore(hash, history, at); e != nil {
-			return e
-		}
-	default:
-		err = ErrUnsupported.Because("control entry of unknown kind %d", kind)
-	}
-	if d.bad {
-		err = ErrInvalid.Because("malformed control entry")
-	}
-	if h.origin == a.origin {
-		if w, ok := a.pending.take(h.ref); ok {
-			r := Receipt{Token: Token{Number: a.st.number, History: a.history()}}
-			a.batch.ready = append(a.batch.ready, settled{w, r, err})
-		}
-	}
-	return nil
-}
-
-// tick tells a machine with deadlines that time has moved on.
-func (a *applier) tick() error {
-	if !a.opened.Capabilities.Ticks {
-		return nil
-	}
-	var result [1]fsm.Result
-	fb := fsm.Batch{Time: a.st.time}
-	if a.opened.Capabilities.Durable {
-		fb.Host = a.hostBytes(a.at)
-	}
-	a.state.begin(time.Now())
-	err := a.machine.Apply(a.ctx, fb, result[:])
-	a.state.end()
-	if err != nil {
-		return fmt.Errorf("%w: tick: %w", fsm.ErrLost, err)
-	}
-	a.due.Store(result[0].Due)
-	return nil
-}
-
-// hostBytes is what a durable machine stores with its data: where it stands.
-// The history tells a machine of another group or of before a restore.
-func (a *applier) hostBytes(to Position) []byte {
-	b := append(make([]byte, 0, 64), 1)
-	b = binary.LittleEndian.AppendUint64(b, uint64(to))
-	b = binary.LittleEndian.AppendUint64(b, a.st.number)
-	return append(b, a.st.history[:]...)
-}
-
-// readHostBytes gives the position a durable machine stands at, 0 for none.
-func readHostBytes(b []byte) (at Position, number uint64, history UUID) {
-	if len(b) != 1+8+8+16 || b[0] != 1 {
-		return 0, 0, UUID{}
-	}
-	copy(history[:], b[17:])
-	return Position(binary.LittleEndian.Uint64(b[1:])), binary.LittleEndian.Uint64(b[9:]), history
 }

@@ -25,6 +25,10 @@ const (
 	entryFlagsMask = 0xf0
 )
 
+// controlBytesMax is above the longest control entry's body and kind: however
+// short a group's commands must be, there is room for it.
+const controlBytesMax = 64
+
 // control names what a control entry does.
 type control uint8
 

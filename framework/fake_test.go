@@ -3,46 +3,52 @@ package framework
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
 	"io"
 	"slices"
 	"sync"
-	"testing"
-	"time"
-
-	"github.com/diarchy/diarchy/fsm"
 )
 
 // fakeEngine is a replicated log of one replica: what is proposed is committed
-// at once, at every second position (gaps are allowed, so there are some).
+// at once, at every second position (gaps are allowed, so there are some). It
+// outlives the groups that run on it, as a directory would.
 type fakeEngine struct {
-	mu       sync.Mutex
-	host     Host
-	log      []Entry
-	oldest   Position
-	last     Position
-	snapAt   Position
-	snap     []byte
-	notLead  bool
-	held     []Proposal // while holding, committed by release
-	holding  bool
-	changed  chan struct{}
-	snapFail error
+	mu      sync.Mutex
+	host    Host
+	log     []Entry
+	oldest  Position
+	last    Position
+	behind  bool // when opened again nothing is known to be committed yet
+	snapAt  Position
+	snap    []byte
+	notLead bool
+	term    Term
+	members []Member
+	held    []Proposal // while holding, committed by release
+	holding bool
+	closed  bool
+	changed chan struct{}
+	// What the engine does instead of what it should.
+	snapFail  error
+	keepLog   bool // snapshots do not shorten the log
+	transfers []NodeID
+	transfer  func(n int) error // of the n-th hand-over; nil stays leader and says all is well
+	peers     []PeerProgress
 }
 
 func (f *fakeEngine) driver() EngineDriver {
 	return EngineDriver{New: func(_ context.Context, c EngineConfig) (Engine, error) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.host, f.changed = c.Host, make(chan struct{})
+		f.host, f.changed, f.closed = c.Host, make(chan struct{}), false
 		if f.oldest == 0 {
 			f.oldest = 1
 		}
 		if f.snapAt > 0 {
 			f.host.Install(f.snapAt)
 		}
-		f.host.Announce(nil, f.last)
+		if !f.behind {
+			f.host.Announce(slices.Clone(f.log), f.last)
+		}
 		return f, nil
 	}}
 }
@@ -50,21 +56,24 @@ func (f *fakeEngine) driver() EngineDriver {
 func (f *fakeEngine) Propose(batch []Proposal) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.notLead {
-		for _, p := range batch {
-			f.host.Resolve([]Outcome{{Ref: p.Ref, Err: ErrNotLeader}})
+	switch {
+	case f.closed || f.notLead:
+		err := ErrNotLeader
+		if f.closed {
+			err = ErrStopped
 		}
-		return
-	}
-	if f.holding {
+		for _, p := range batch {
+			f.host.Resolve([]Outcome{{Ref: p.Ref, Err: err}})
+		}
+	case f.holding:
 		f.held = append(f.held, batch...)
-		return
+	default:
+		f.commit(batch)
 	}
-	f.commit(batch)
 }
 
 func (f *fakeEngine) commit(batch []Proposal) {
-	var out []Entry
+	out := make([]Entry, 0, len(batch))
 	for _, p := range batch {
 		f.last += 2
 		out = append(out, Entry{Position: f.last, Term: 1, Kind: p.Kind, Data: p.Data})
@@ -75,12 +84,60 @@ func (f *fakeEngine) commit(batch []Proposal) {
 	f.host.Announce(out, f.last)
 }
 
+// append commits entries of another replica.
+func (f *fakeEngine) append(es ...Entry) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range es {
+		f.last++
+		es[i].Position, es[i].Term = f.last, 1
+	}
+	f.log = append(f.log, es...)
+	f.host.Announce(es, f.last)
+}
+
+// release commits what was held, in one announcement.
 func (f *fakeEngine) release() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.holding = false
 	f.commit(f.held)
 	f.held = nil
+}
+
+func (f *fakeEngine) hold() {
+	f.mu.Lock()
+	f.holding = true
+	f.mu.Unlock()
+}
+
+func (f *fakeEngine) heldNow() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.held)
+}
+
+// install stands for a snapshot from another replica.
+func (f *fakeEngine) install(at Position, payload []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.log, f.oldest, f.last = nil, at+1, at
+	f.snapAt, f.snap = at, payload
+	f.host.Install(at)
+}
+
+func (f *fakeEngine) raise() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// lead makes it the leader of another term, or none.
+func (f *fakeEngine) lead(leads bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.notLead = !leads
+	f.term++
+	f.raise()
 }
 
 func (f *fakeEngine) ReadIndex(context.Context) (Position, error) {
@@ -120,7 +177,13 @@ func (f *fakeEngine) Snapshot(_ context.Context, at Position, payload io.WriterT
 	if f.snapFail != nil {
 		return f.snapFail
 	}
+	if at <= f.snapAt {
+		return nil
+	}
 	f.snapAt, f.snap = at, b.Bytes()
+	if f.keepLog {
+		return nil
+	}
 	f.log = slices.DeleteFunc(f.log, func(e Entry) bool { return e.Position <= at })
 	f.oldest = at + 1
 	return nil
@@ -136,205 +199,54 @@ func (f *fakeEngine) OpenSnapshot() (Position, io.ReadCloser, error) {
 }
 
 func (f *fakeEngine) Change(context.Context, Change, uint64) error { return ErrUnsupported }
-func (f *fakeEngine) Transfer(context.Context, NodeID) error       { return nil }
-func (f *fakeEngine) Features() Features                           { return Features{} }
-func (f *fakeEngine) Close(context.Context) error                  { return nil }
-func (f *fakeEngine) Changed() <-chan struct{}                     { return f.changed }
+
+func (f *fakeEngine) Transfer(_ context.Context, to NodeID) error {
+	f.mu.Lock()
+	f.transfers = append(f.transfers, to)
+	n, then := len(f.transfers), f.transfer
+	f.mu.Unlock()
+	if then == nil {
+		return nil
+	}
+	return then(n)
+}
+
+func (f *fakeEngine) transferred() []NodeID {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.transfers)
+}
+
+func (f *fakeEngine) Features() Features { return Features{} }
+
+func (f *fakeEngine) Close(context.Context) error {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	return nil
+}
+
+func (f *fakeEngine) Changed() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
+
 func (f *fakeEngine) Status() EngineStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := EngineStatus{Role: RoleLeader, Term: 1, Leader: "self", Last: f.last, Commit: f.last, First: f.oldest, Snapshot: f.snapAt,
-		Membership: Membership{ID: 1, Members: []Member{{ID: "self"}}, Committed: true}}
+	s := EngineStatus{Role: RoleLeader, Term: 1 + f.term, Leader: "self", Last: f.last, Commit: f.last, First: f.oldest, Snapshot: f.snapAt,
+		Membership: Membership{ID: 1, Members: append([]Member{{ID: "self"}}, f.members...), Committed: true}, Peers: f.peers}
 	if f.notLead {
-		s.Role = RoleFollower
+		s.Role, s.Leader = RoleFollower, "other"
 	}
 	return s
 }
 
-// sumMachine adds numbers: a command of 8 bytes is added, the answer is the
-// sum; "die" loses the machine, "no" is refused, "big" answers 1,000 bytes.
-type sumMachine struct {
-	fsm.Base
-	shared *sumShared
-	mu     sync.Mutex
-	sum    uint64
-	last   int64
-	seen   []uint64
-}
-
-// sumShared is what outlives one machine.
-type sumShared struct {
-	mu      sync.Mutex
-	made    int
-	dieAt   map[uint64]int // lose the machine that many times at this number
-	gate    chan struct{}  // Apply waits for it when not nil
-	entered chan struct{}
-	ticks   bool
-	durable bool
-	stored  *sumMachine
-	host    []byte
-	dirty   error // Restore's error
-}
-
-func (s *sumShared) factory(context.Context) (fsm.Machine, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.made++
-	if s.durable && s.stored != nil {
-		return &sumMachine{shared: s, sum: s.stored.sum, seen: s.stored.seen}, nil
-	}
-	return &sumMachine{shared: s}, nil
-}
-
-func (m *sumMachine) Open(context.Context) (fsm.Opened, error) {
-	return fsm.Opened{Name: "sum", Version: "1", Host: m.shared.host,
-		Capabilities: fsm.Capabilities{Ticks: m.shared.ticks, Durable: m.shared.durable}}, nil
-}
-
-func (m *sumMachine) Apply(_ context.Context, b fsm.Batch, results []fsm.Result) error {
-	m.shared.mu.Lock()
-	gate, entered := m.shared.gate, m.shared.entered
-	m.shared.mu.Unlock()
-	if gate != nil {
-		close(entered)
-		<-gate
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(b.Entries) == 0 {
-		m.last = b.Time
-		return nil
-	}
-	for i, e := range b.Entries {
-		m.shared.mu.Lock()
-		die := m.shared.dieAt[e.Index] > 0
-		m.shared.dieAt[e.Index]--
-		m.shared.mu.Unlock()
-		if die {
-			return errors.New("told to die")
-		}
-		m.seen = append(m.seen, e.Index)
-		switch string(e.Data) {
-		case "no":
-			results[i].Err = "refused"
-		case "big":
-			results[i].Value = make([]byte, 1000)
-		default:
-			if len(e.Data) == 8 {
-				m.sum += binary.LittleEndian.Uint64(e.Data)
-			}
-			results[i].Value = binary.LittleEndian.AppendUint64(nil, m.sum)
-		}
-		if m.shared.ticks {
-			results[i].Due = e.Time + int64(time.Minute)
-		}
-	}
-	if m.shared.durable {
-		m.shared.mu.Lock()
-		m.shared.stored = &sumMachine{sum: m.sum, seen: slices.Clone(m.seen)}
-		m.shared.host = bytes.Clone(b.Host)
-		m.shared.mu.Unlock()
-	}
-	return nil
-}
-
-func (m *sumMachine) Query(context.Context, fsm.Query) ([]byte, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return binary.LittleEndian.AppendUint64(nil, m.sum), nil
-}
-
-type sumSnapshot uint64
-
-func (s sumSnapshot) WriteTo(w io.Writer) (int64, error) {
-	n, err := w.Write(binary.LittleEndian.AppendUint64(nil, uint64(s)))
-	return int64(n), err
-}
-func (sumSnapshot) Release() {}
-
-func (m *sumMachine) Snapshot(context.Context) (fsm.Snapshot, error) {
-	return sumSnapshot(m.sum), nil
-}
-
-func (m *sumMachine) Restore(_ context.Context, _ fsm.SnapshotInfo, r io.Reader) error {
-	if m.shared.dirty != nil {
-		return m.shared.dirty
-	}
-	b, err := io.ReadAll(r)
-	if err != nil || len(b) != 8 {
-		return errors.Join(err, errors.New("not a sum"))
-	}
-	m.sum, m.seen = binary.LittleEndian.Uint64(b), nil
-	return nil
-}
-
-// rig is one replica on the fake engine.
-type rig struct {
-	t      *testing.T
-	engine *fakeEngine
-	shared *sumShared
-	cfg    GroupConfig
-	g      *Group
-}
-
-func newRig(t *testing.T, set func(*rig)) *rig {
-	r := &rig{t: t, engine: &fakeEngine{}, shared: &sumShared{dieAt: map[uint64]int{}}}
-	r.cfg = GroupConfig{
-		Identity: GroupIdentity{ID: UUID{1}, Name: "g"}, Self: "self", Dir: t.TempDir(),
-		Engine: r.engine.driver(), Machine: r.shared.factory,
-	}
-	if set != nil {
-		set(r)
-	}
-	r.open()
-	t.Cleanup(func() { r.close() })
-	return r
-}
-
-func (r *rig) open() {
-	r.t.Helper()
-	g, err := OpenGroup(context.Background(), r.cfg)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.g = g
-}
-
-func (r *rig) close() {
-	if err := r.g.Close(context.Background()); err != nil {
-		r.t.Error(err)
-	}
-}
-
-func num(n uint64) []byte { return binary.LittleEndian.AppendUint64(nil, n) }
-
-func (r *rig) add(n uint64, s Session) (Receipt, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	return r.g.Propose(ctx, Command{Data: num(n), Session: s})
-}
-
-func (r *rig) mustAdd(n uint64, s Session) Receipt {
-	r.t.Helper()
-	rec, err := r.add(n, s)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return rec
-}
-
-func (r *rig) sum() uint64 {
-	r.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	for {
-		a, err := r.g.Query(ctx, ReadQuery{})
-		if err == nil {
-			return binary.LittleEndian.Uint64(a.Value)
-		}
-		if !errors.Is(err, ErrMachineDown) || ctx.Err() != nil {
-			r.t.Fatal(err)
-		}
-		<-r.g.Changed()
-	}
+// announceAll tells that the whole log is committed, after a start that knew
+// of nothing.
+func (f *fakeEngine) announceAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.host.Announce(slices.Clone(f.log), f.last)
 }

@@ -81,11 +81,14 @@ type Group struct {
 	engine  Engine
 	staged  *staging
 	changes *signal
-	unmeter func()
-	closing atomic.Bool
-	stop    context.CancelFunc
-	loops   sync.WaitGroup
-	calls   sync.Pool // of *call; each group its own, so that a test's bubble can hold it
+	// peerClocks is what lead makes of this leader's clock among its peers'.
+	peerClocks atomic.Pointer[string]
+	unmeter    func()
+	closing    atomic.Bool
+	closed     chan struct{} // Close has returned
+	stop       context.CancelFunc
+	loops      sync.WaitGroup
+	calls      sync.Pool // of *call; each group its own, so that a test's bubble can hold it
 }
 
 func (c *GroupConfig) withDefaults() {
@@ -130,12 +133,12 @@ func OpenGroup(ctx context.Context, c GroupConfig) (*Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("group %s: %w", c.Identity.Name, err)
 	}
-	g := &Group{cfg: c, staged: staged, changes: newSignal(), calls: sync.Pool{New: newCall}}
+	g := &Group{cfg: c, staged: staged, changes: newSignal(), closed: make(chan struct{}), calls: sync.Pool{New: newCall}}
 	g.a = newApplier(&g.cfg, drawOrigin(), staged, g.changes.raise)
 	g.engine, err = c.Engine.New(ctx, EngineConfig{
 		Group: c.Identity, Self: c.Self, Dir: engineDir(c.Dir), Bootstrap: c.Bootstrap, Streams: c.Streams, Host: g.a,
 		Options: c.EngineOptions, Heartbeat: c.Heartbeat, Election: c.Election,
-		EntryBytesMax: g.cfg.Limits.CommandBytes + entryOverhead, QueueBytesMax: g.cfg.Queues.ProposalBytes,
+		EntryBytesMax: max(g.cfg.Limits.CommandBytes, controlBytesMax) + entryOverhead, QueueBytesMax: g.cfg.Queues.ProposalBytes,
 		QueueMax: g.cfg.Queues.Proposals, StallAfter: c.StallAfter, Logger: g.cfg.Logger, Metrics: c.Metrics,
 	})
 	if err != nil {
@@ -143,6 +146,7 @@ func OpenGroup(ctx context.Context, c GroupConfig) (*Group, error) {
 		return nil, fmt.Errorf("group %s: start engine: %w", c.Identity.Name, err)
 	}
 	g.a.engine = g.engine
+	g.a.begin = g.a.ring.installed()
 	if g.unmeter, err = g.registerMetrics(); err != nil {
 		staged.close()
 		return nil, errors.Join(fmt.Errorf("group %s: %w", c.Identity.Name, err), g.engine.Close(ctx))
@@ -248,34 +252,92 @@ func (g *Group) enqueue(p *Proposal, who completer, i int, s Session, data []byt
 }
 
 // ProposeAsync takes many commands; done is called once for each, from any
-// goroutine, and must not block.
+// goroutine, and must not block. What comes after a command for which there was
+// no room is refused as well, so that their order stays.
 func (g *Group) ProposeAsync(ctx context.Context, cs []Command, done func(i int, r Receipt, err error)) {
 	w := &asyncCall{done: done, start: time.Now(), metrics: g.a.metrics}
-	batch := make([]Proposal, 0, len(cs))
+	w.open.Store(int64(len(cs)) + 1)
+	batch := g.enqueueAll(ctx, cs, w)
+	if len(batch) > 0 {
+		if ctx.Done() != nil {
+			w.refs = make([]uint64, len(batch))
+			for i := range batch {
+				w.refs[i] = batch[i].Ref
+			}
+			w.stop = context.AfterFunc(ctx, func() { g.abandon(w.refs, ctx.Err()) })
+		}
+		g.engine.Propose(batch)
+	}
+	w.finish(1) // only now: w.stop is there for whoever is last
+}
+
+// enqueueAll makes room for all commands at once and encodes them; those that
+// cannot be taken are answered.
+func (g *Group) enqueueAll(ctx context.Context, cs []Command, w *asyncCall) []Proposal {
+	refused := make(map[int]error)
 	for i := range cs {
 		if err := g.mayPropose(ctx, &cs[i]); err != nil {
-			done(i, Receipt{}, err)
+			refused[i] = err
+		}
+	}
+	h := header{origin: g.a.origin, time: g.cfg.Now().UnixNano()}
+	batch := make([]Proposal, 0, len(cs))
+	places := make([]int, 0, len(cs))
+	bytes := 0
+	p := g.a.pending
+	full := false
+	p.mu.Lock()
+	for i := range cs {
+		if refused[i] != nil {
 			continue
 		}
-		p := Proposal{Kind: KindCommand}
-		if !g.enqueue(&p, w, i, cs[i].Session, cs[i].Data) {
-			done(i, Receipt{}, ErrBusy)
+		h.session = cs[i].Session
+		n := encodedBytes(&h, cs[i].Data)
+		var ref uint64
+		if !full {
+			ref = p.addLocked(w, i, n)
+		}
+		if full = ref == 0; full {
+			refused[i] = ErrBusy
 			continue
 		}
-		batch = append(batch, p)
+		bytes += n
+		batch = append(batch, Proposal{Kind: KindCommand, Ref: ref})
+		places = append(places, i)
 	}
-	if len(batch) == 0 {
-		return
+	p.mu.Unlock()
+	room := entryRoom{left: bytes}
+	for k, i := range places {
+		h.session, h.ref = cs[i].Session, batch[k].Ref
+		batch[k].Data = appendEntry(room.take(encodedBytes(&h, cs[i].Data)), &h, cs[i].Data)
 	}
-	g.engine.Propose(batch)
-	if ctx.Done() == nil {
-		return
+	for i, err := range refused {
+		w.complete(i, Receipt{}, err)
 	}
-	refs := make([]uint64, len(batch))
-	for i := range batch {
-		refs[i] = batch[i].Ref
+	return batch
+}
+
+// entryRoom gives the entries of a batch memory in few pieces. They are not too
+// large: whoever keeps one entry keeps the others of its piece.
+type entryRoom struct {
+	left  int
+	piece []byte
+}
+
+const entryPieceBytes = 16 << 10
+
+func (r *entryRoom) take(n int) []byte {
+	if n > len(r.piece) {
+		if n > entryPieceBytes/4 {
+			r.left -= n
+			return make([]byte, 0, n)
+		}
+		r.piece = make([]byte, max(n, min(r.left, entryPieceBytes)))
 	}
-	context.AfterFunc(ctx, func() { g.abandon(refs, ctx.Err()) })
+	r.left -= n
+	p := r.piece[:0:n]
+	r.piece = r.piece[n:]
+	return p
 }
 
 // abandon tells those that still wait when their context has ended.
@@ -303,54 +365,6 @@ func (g *Group) CloseSession(ctx context.Context, id SessionID) error {
 	return err
 }
 
-// EngineStatus is the engine's own view.
-func (g *Group) EngineStatus() EngineStatus { return g.engine.Status() }
-
-// Changed is closed at the next change of role, term, leader, membership,
-// machine state or failure. Take it, then read Status: nothing is missed.
-func (g *Group) Changed() <-chan struct{} { return g.changes.wait() }
-
-// Status is this replica's own view.
-func (g *Group) Status() ReplicaStatus {
-	es := g.engine.Status()
-	at, number, now, history := g.a.seen.get()
-	s := ReplicaStatus{
-		Node: g.cfg.Self, Reachable: true, Role: es.Role.String(), Term: es.Term, Leader: es.Leader,
-		Commit: es.Commit, Last: es.Last, First: es.First, Snapshot: es.Snapshot,
-		Applied: at, Number: number, History: history, Time: time.Unix(0, now),
-		Machine: g.a.state.status(g.cfg.MachineStallAfter), Warning: es.Warning,
-		SnapshotProgress: g.a.snapping.Load(), Lag: -1,
-	}
-	s.Suffrage = "none"
-	if m, ok := es.Membership.Find(g.cfg.Self); ok {
-		s.Suffrage = m.Suffrage.String()
-	}
-	s.Machine.Backlog = max(0, int64(g.a.ring.committed())-int64(at))
-	if es.Role == RoleLeader {
-		s.Lag = 0
-	} else if !es.LeaderContact.IsZero() {
-		s.LagAge = time.Since(es.LeaderContact)
-		s.Lag = max(0, int64(es.Commit)-int64(at))
-	}
-	if es.Err != nil {
-		s.Err = es.Err.Error()
-	}
-	if w := g.clockWarning(now); w != "" && s.Warning == "" {
-		s.Warning = w
-	}
-	return s
-}
-
-// clockLead is how far a leader's clock may lag the group's time.
-const clockLead = 500 * time.Millisecond
-
-func (g *Group) clockWarning(groupTime int64) string {
-	if lag := time.Duration(groupTime - g.cfg.Now().UnixNano()); lag > clockLead {
-		return fmt.Sprintf("this node's clock is %s behind the group's time; check its time service", lag.Round(time.Millisecond))
-	}
-	return ""
-}
-
 // relayChanges makes the engine's changes the group's.
 func (g *Group) relayChanges(ctx context.Context) {
 	for {
@@ -361,61 +375,6 @@ func (g *Group) relayChanges(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-	}
-}
-
-// Close hands leadership over, finishes what was accepted, closes everything.
-// When ctx ends first the rest is closed at once and callers hear ErrMaybe.
-func (g *Group) Close(ctx context.Context) error {
-	if g.closing.Swap(true) {
-		<-g.a.done
-		return nil
-	}
-	g.stop()
-	g.loops.Wait()
-	if s := g.engine.Status(); s.Role == RoleLeader {
-		drain, cancel := context.WithTimeout(ctx, closeDrain)
-		select {
-		case <-g.a.pending.drained():
-		case <-drain.Done():
-		}
-		if s.Membership.Voters() > 1 {
-			if err := g.engine.Transfer(drain, ""); err != nil {
-				g.cfg.Logger.Warn("leadership was not handed over before closing", "err", err)
-			}
-		}
-		cancel()
-	}
-	err := g.engine.Close(ctx)
-	g.a.state.set(phaseStopped, nil)
-	g.a.cancel()
-	g.a.ring.signal()
-	select {
-	case <-g.a.done:
-	case <-time.After(closeDrain):
-		g.abandonMachine(ctx)
-	}
-	g.a.pending.failAll(ErrMaybe.Because("the replica was closed before the command's result was known"))
-	g.staged.close()
-	g.unmeter()
-	g.changes.raise()
-	return err
-}
-
-const closeDrain = 5 * time.Second
-
-// abandonMachine closes a machine under a call that does not return.
-func (g *Group) abandonMachine(ctx context.Context) {
-	g.a.state.mu.Lock()
-	m := g.a.state.machine
-	g.a.state.mu.Unlock()
-	if m != nil {
-		_ = m.Close()
-	}
-	select {
-	case <-g.a.done:
-	case <-ctx.Done():
-		g.cfg.Logger.Error("a call into the machine never returned; its goroutine is left behind")
 	}
 }
 

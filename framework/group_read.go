@@ -3,6 +3,7 @@ package framework
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"github.com/diarchy/diarchy/fsm"
@@ -20,12 +21,15 @@ func (g *Group) Query(ctx context.Context, q ReadQuery) (Answer, error) {
 	if err := g.awaitToken(ctx, q.After); err != nil {
 		return Answer{}, err
 	}
-	m, err := g.a.state.serving()
+	age := g.leaderAge()
+	m, number, now, history, err := g.acquire()
 	if err != nil {
 		return Answer{}, err
 	}
-	age := g.leaderAge()
-	_, number, now, history := g.a.seen.get()
+	defer g.a.state.release(m)
+	if t := q.After.History; t != (UUID{}) && t != history {
+		return Answer{}, ErrOtherHistory
+	}
 	value, err := m.Query(ctx, fsm.Query{Data: q.Data, Index: number, Time: now})
 	if err != nil {
 		return Answer{}, g.queryError(ctx, err)
@@ -34,6 +38,21 @@ func (g *Group) Query(ctx context.Context, q ReadQuery) (Answer, error) {
 		return Answer{}, ErrTooLarge.Because("the answer has %d bytes; this group gives up to %d (limits.result_bytes)", len(value), g.cfg.Limits.ResultBytes)
 	}
 	return Answer{Value: value, Token: Token{History: history, Number: number}, Time: time.Unix(0, now), Age: age}, nil
+}
+
+// acquire gives the machine to query and what it has applied at least: taken
+// before the machine, and of the history that the machine is of.
+func (g *Group) acquire() (m *heldMachine, number uint64, now int64, history UUID, err error) {
+	for {
+		_, number, now, history = g.a.seen.get()
+		if m, err = g.a.state.acquire(); err != nil {
+			return nil, 0, 0, UUID{}, err
+		}
+		if _, _, _, h := g.a.seen.get(); h == history {
+			return m, number, now, history, nil
+		}
+		g.a.state.release(m)
+	}
 }
 
 func (g *Group) queryError(ctx context.Context, err error) error {
@@ -74,29 +93,54 @@ func (g *Group) awaitToken(ctx context.Context, t Token) error {
 	if t == (Token{}) {
 		return nil
 	}
-	if _, _, _, h := g.a.seen.get(); t.History != (UUID{}) && t.History != h {
-		// A history that this replica has not reached yet looks the same from
-		// here as one that is over; the leader knows.
-		if s := g.engine.Status(); s.Role == RoleLeader || g.a.state.phase() == phaseRunning {
-			return ErrOtherHistory
-		}
+	if err := g.awaitHistory(ctx, t.History); err != nil {
+		return err
 	}
-	return g.awaitApplied(ctx, func() error { return g.a.seen.waitNumber(ctx, t.Number) })
+	if err := g.awaitApplied(ctx, func() error { return g.a.seen.waitNumber(ctx, t.Number) }); err != nil {
+		return err
+	}
+	// A restore that came meanwhile has moved the number on as well.
+	return g.sameHistory(t.History)
 }
 
-func (g *Group) awaitApplied(ctx context.Context, wait func() error) error {
-	if err := wait(); err != nil {
-		if _, down := g.a.state.serving(); down != nil {
-			return down
-		}
-		return ErrDeadline.Because("this replica has not applied that far in time: %v", err)
+// awaitHistory tells a history that is over from one that this replica has not
+// reached yet: what is known to be committed may bring it.
+func (g *Group) awaitHistory(ctx context.Context, h UUID) error {
+	if g.sameHistory(h) == nil {
+		return nil
+	}
+	committed := max(g.engine.Status().Commit, g.a.ring.committed())
+	if err := g.awaitApplied(ctx, func() error { return g.a.seen.waitAt(ctx, committed) }); err != nil {
+		return err
+	}
+	return g.sameHistory(h)
+}
+
+func (g *Group) sameHistory(h UUID) error {
+	if _, _, _, now := g.a.seen.get(); h != (UUID{}) && h != now {
+		return ErrOtherHistory
 	}
 	return nil
 }
 
+func (g *Group) awaitApplied(ctx context.Context, wait func() error) error {
+	err := wait()
+	if err == nil || errors.Is(err, ErrStopped) {
+		return err
+	}
+	if down := g.a.state.serving(); down != nil {
+		return down
+	}
+	return ErrDeadline.Because("this replica has not applied that far in time: %v", err)
+}
+
 // WaitIndex: see Service.
 func (g *Group) WaitIndex(ctx context.Context, after uint64) (uint64, error) {
-	_ = g.a.seen.waitNumber(ctx, after+1) // reaching the time limit is an answer too
+	if after < math.MaxUint64 {
+		_ = g.a.seen.waitNumber(ctx, after+1) // reaching the time limit is an answer too
+	} else {
+		<-ctx.Done()
+	}
 	if g.closing.Load() {
 		return 0, ErrStopped
 	}

@@ -35,7 +35,16 @@ type machineState struct {
 	opened   fsm.Opened
 	restarts int
 	busy     time.Time // start of the call into the machine under way
-	machine  fsm.Machine
+	held     *heldMachine
+}
+
+// heldMachine is a machine that is still to be closed, by whoever takes it out
+// of machineState. What is below it is guarded by machineState.mu.
+type heldMachine struct {
+	fsm.Machine
+	serving bool // queries are let through to it
+	queries int
+	idle    chan struct{} // closed when queries falls to 0; nil unless somebody waits
 }
 
 func (s *machineState) set(p phase, err error) {
@@ -50,12 +59,52 @@ func (s *machineState) set(p phase, err error) {
 	s.now, s.since, s.err = p, time.Now(), err
 }
 
-// serve makes m the machine that queries go to; nil for none.
-func (s *machineState) serve(m fsm.Machine) {
+// hold takes charge of a new machine; queries do not reach it yet.
+func (s *machineState) hold(m fsm.Machine) {
 	s.mu.Lock()
-	s.machine = m
+	s.held = &heldMachine{Machine: m}
 	s.mu.Unlock()
 }
+
+// serve lets queries through to the machine held.
+func (s *machineState) serve(o fsm.Opened) {
+	s.mu.Lock()
+	s.opened = o
+	if s.held != nil {
+		s.held.serving = true
+	}
+	s.mu.Unlock()
+}
+
+// takeOut gives the machine held to be closed, nil when another has taken it.
+func (s *machineState) takeOut() *heldMachine {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.held
+	s.held = nil
+	return h
+}
+
+// quiesce waits a while for the queries under way on a machine taken out: after
+// Close none may begin, and one that was let through may not have begun yet.
+func (s *machineState) quiesce(h *heldMachine) {
+	s.mu.Lock()
+	if h.queries == 0 {
+		s.mu.Unlock()
+		return
+	}
+	idle := make(chan struct{})
+	h.idle = idle
+	s.mu.Unlock()
+	t := time.NewTimer(queryGrace)
+	defer t.Stop()
+	select {
+	case <-idle:
+	case <-t.C: // one that hangs; it has begun long ago
+	}
+}
+
+const queryGrace = time.Second
 
 func (s *machineState) phase() phase {
 	s.mu.Lock()
@@ -75,19 +124,48 @@ func (s *machineState) end() {
 	s.mu.Unlock()
 }
 
-// serving returns the machine to query, or why there is none.
-func (s *machineState) serving() (fsm.Machine, error) {
+// acquire returns the machine to query, to be given back with release, or why
+// there is none.
+func (s *machineState) acquire() (*heldMachine, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.now == phaseRunning && s.machine != nil:
-		return s.machine, nil
-	case s.now == phaseStopped:
-		return nil, ErrStopped
-	case s.err != nil:
-		return nil, ErrMachineDown.Because("this replica's machine is down: %s; its replica goes on storing and voting", s.err)
+	if err := s.refusal(); err != nil {
+		return nil, err
 	}
-	return nil, ErrMachineDown.Because("this replica's machine is %s", s.now)
+	s.held.queries++
+	return s.held, nil
+}
+
+func (s *machineState) release(h *heldMachine) {
+	s.mu.Lock()
+	h.queries--
+	if h.queries == 0 && h.idle != nil {
+		close(h.idle)
+		h.idle = nil
+	}
+	s.mu.Unlock()
+}
+
+// serving says why the machine cannot be asked now, nil when it can.
+func (s *machineState) serving() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refusal()
+}
+
+// refusal is called with mu held.
+func (s *machineState) refusal() error {
+	switch {
+	case s.now == phaseRunning && s.held != nil && s.held.serving:
+		return nil
+	case s.now == phaseRunning:
+		return ErrMachineDown.Because("this replica's machine is being given another state")
+	case s.now == phaseStopped:
+		return ErrStopped
+	case s.err != nil:
+		return ErrMachineDown.Because("this replica's machine is down: %s; its replica goes on storing and voting", s.err)
+	}
+	return ErrMachineDown.Because("this replica's machine is %s", s.now)
 }
 
 // healthy reports whether commands can be executed here now.
@@ -114,6 +192,13 @@ func (s *machineState) status(stallAfter time.Duration) MachineStatus {
 	return m
 }
 
+// openedAs is what the newest machine said of itself.
+func (s *machineState) openedAs() fsm.Opened {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opened
+}
+
 // reload makes a machine from nothing: the newest snapshot, then the log from
 // there. It is how a replica starts, how a lost machine comes back, and how an
 // installed snapshot takes effect.
@@ -121,32 +206,47 @@ func (a *applier) reload() error {
 	a.closeMachine()
 	a.state.set(phaseStarting, nil)
 	a.changed()
+	if err := a.open(); err != nil {
+		return err
+	}
+	at, err := a.restoreNewest()
+	if err != nil {
+		return err
+	}
+	if at > max(a.seen.position(), a.begin) {
+		// The snapshot came from another replica and covers entries that were
+		// not applied here: whoever waits for one of them would wait for ever.
+		a.pending.failAll(ErrMaybe.Because("a snapshot from another replica took the command's place here: it may have happened"))
+	}
+	a.at, a.noSnap = at, false
+	a.sinceSnap.entries, a.sinceSnap.bytes = 0, 0
+	a.replayTo = max(a.seen.position(), a.ring.committed(), a.hostAt)
+	a.ring.fallBehind()
+	a.state.set(phaseReplaying, nil)
+	a.state.serve(a.opened)
+	a.publish()
+	select {
+	case <-a.loaded:
+	default:
+		close(a.loaded)
+	}
+	return nil
+}
+
+// open has a machine made and opened.
+func (a *applier) open() error {
 	m, err := a.newMachine(a.ctx)
 	if err != nil {
 		return fmt.Errorf("start machine: %w", err)
 	}
 	a.machine = m
+	a.state.hold(m)
 	if a.opened, err = m.Open(a.ctx); err != nil {
 		return fmt.Errorf("open machine: %w", err)
 	}
-	hostAt, _, hostHistory := readHostBytes(a.opened.Host)
-	at, err := a.restoreNewest(hostAt, hostHistory)
-	if err != nil {
-		return err
-	}
-	a.hostAt = 0
-	if a.opened.Capabilities.Durable && hostHistory == a.st.history {
-		a.hostAt = hostAt
-	}
-	a.at, a.noSnap = at, false
-	a.sinceSnap.entries, a.sinceSnap.bytes = 0, 0
 	if a.opened.Capabilities.Ticks {
 		a.due.Store(1) // not known: the first tick tells
 	}
-	a.replayTo = max(a.seen.position(), a.ring.committed())
-	a.ring.fallBehind()
-	a.state.opening(a.opened, m)
-	a.publish()
 	return nil
 }
 
@@ -157,29 +257,33 @@ func (a *applier) newMachine(ctx context.Context) (fsm.Machine, error) {
 	return a.cfg.Machine(ctx)
 }
 
-func (s *machineState) opening(o fsm.Opened, m fsm.Machine) {
-	s.set(phaseReplaying, nil)
-	s.mu.Lock()
-	s.opened, s.machine = o, m
-	s.mu.Unlock()
-}
-
-func (p *published) position() Position {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.at
+func (a *applier) closeMachine() {
+	a.machine = nil
+	h := a.state.takeOut()
+	if h == nil {
+		return
+	}
+	a.state.quiesce(h)
+	if err := h.Close(); err != nil {
+		a.log.Warn("close machine", "err", err)
+	}
 }
 
 // restoreNewest sets the replicated state from the newest snapshot, and the
 // machine's unless it stands beyond it by itself.
-func (a *applier) restoreNewest(hostAt Position, hostHistory UUID) (Position, error) {
-	a.st = replicated{history: firstHistory(a.cfg.Identity), sessions: newSessionTable(a.limits)}
-	at, r, err := a.engine.OpenSnapshot()
-	if errors.Is(err, ErrNoSnapshot) {
-		return 0, nil
+func (a *applier) restoreNewest() (Position, error) {
+	a.st = replicated{sessions: newSessionTable(a.limits)}
+	a.setHistory(firstHistory(a.cfg.Identity))
+	var err error
+	if a.hostAt, err = a.standsAt(); err != nil {
+		a.log.Warn("the machine's own data is not used", "err", err)
 	}
-	if err != nil {
-		return 0, fmt.Errorf("open snapshot: %w", err)
+	at, r, e := a.engine.OpenSnapshot()
+	if errors.Is(e, ErrNoSnapshot) {
+		return 0, err
+	}
+	if e != nil {
+		return 0, fmt.Errorf("open snapshot: %w", e)
 	}
 	defer r.Close()
 	p, err := openPayload(r)
@@ -190,12 +294,23 @@ func (a *applier) restoreNewest(hostAt Position, hostHistory UUID) (Position, er
 	if err := a.adopt(&p.info); err != nil {
 		return 0, err
 	}
-	own := a.opened.Capabilities.Durable && hostAt >= at && hostHistory == a.st.history
-	if own {
+	if a.hostAt >= at {
 		return at, nil
 	}
-	if err := a.restoreMachine(a.machine, p, at); err != nil {
-		return 0, err
+	a.hostAt = 0
+	return at, a.restoreMachine(p, at)
+}
+
+// standsAt is the position up to which a durable machine holds everything by
+// itself. Its data being of another group is an error: there must be a snapshot
+// to replace it by.
+func (a *applier) standsAt() (Position, error) {
+	if !a.opened.Capabilities.Durable || len(a.opened.Host) == 0 {
+		return 0, nil
+	}
+	at, group, ok := readHostBytes(a.opened.Host)
+	if !ok || group != a.cfg.Identity.ID {
+		return 0, ErrInvalid.Because("the machine %q holds data of another group: give it an empty directory of its own", a.opened.Name)
 	}
 	return at, nil
 }
@@ -205,12 +320,17 @@ func (a *applier) adopt(info *payloadInfo) error {
 	if err := a.sameMachine(info); err != nil {
 		return err
 	}
-	a.st.number, a.st.time, a.st.history = info.number, info.time, info.history
+	a.st.number, a.st.time = info.number, info.time
+	a.setHistory(info.history)
 	rest, err := a.st.sessions.readFrom(info.sessions)
 	if err == nil && len(rest) > 0 {
 		err = errBadSessions
 	}
 	return err
+}
+
+func (a *applier) setHistory(agreed UUID) {
+	a.st.history, a.history = agreed, historyOf(a.cfg.Identity, agreed)
 }
 
 func (a *applier) sameMachine(info *payloadInfo) error {
@@ -220,14 +340,21 @@ func (a *applier) sameMachine(info *payloadInfo) error {
 	return nil
 }
 
-func (a *applier) restoreMachine(m fsm.Machine, p *payloadReader, at Position) error {
-	info := fsm.SnapshotInfo{
-		Index: p.info.number, Time: p.info.time, Name: p.info.machineName, Version: p.info.machineVersion, Size: -1,
-	}
+func (a *applier) restoreMachine(p *payloadReader, at Position) error {
+	var host []byte
 	if a.opened.Capabilities.Durable {
-		info.Host = a.hostBytes(at)
+		host = a.hostBytes(at)
 	}
-	if err := m.Restore(a.ctx, info, p); err != nil {
+	return restoreFrom(a.ctx, a.machine, p, host)
+}
+
+// restoreFrom gives a machine the state that a payload holds.
+func restoreFrom(ctx context.Context, m fsm.Machine, p *payloadReader, host []byte) error {
+	info := fsm.SnapshotInfo{
+		Index: p.info.number, Time: p.info.time, Name: p.info.machineName, Version: p.info.machineVersion,
+		Size: -1, Host: host,
+	}
+	if err := m.Restore(ctx, info, p); err != nil {
 		return fmt.Errorf("%w: restore snapshot of command %d: %w", fsm.ErrLost, p.info.number, err)
 	}
 	// A machine that stops reading early has not seen whether the end is whole.
@@ -237,55 +364,4 @@ func (a *applier) restoreMachine(m fsm.Machine, p *payloadReader, at Position) e
 		return fmt.Errorf("%w: the machine left %d bytes of its snapshot unread", fsm.ErrLost, n)
 	}
 	return nil
-}
-
-// capture takes the present state, between two batches. The caller must call
-// Release on the machine's part.
-func (a *applier) capture(ctx context.Context) (*payloadWriter, Position, error) {
-	if a.machine == nil {
-		return nil, 0, ErrMachineDown
-	}
-	s, err := a.machine.Snapshot(a.ctx)
-	if err != nil {
-		if errors.Is(err, fsm.ErrUnsupported) {
-			return nil, 0, ErrUnsupported.Because("the machine %q has no snapshots", a.opened.Name)
-		}
-		err = fmt.Errorf("%w: snapshot: %w", fsm.ErrLost, err)
-		a.lost(err)
-		return nil, 0, err
-	}
-	return &payloadWriter{ctx: ctx, machine: s, bytesPerSec: a.cfg.Snapshots.BytesPerSec, info: payloadInfo{
-		number: a.st.number, time: a.st.time, history: a.st.history,
-		machineName: a.opened.Name, machineVersion: a.opened.Version, sessions: a.st.sessions.appendTo(nil),
-	}}, a.at, nil
-}
-
-// onApplier runs f on the applier's goroutine, between two batches, and waits.
-func (a *applier) onApplier(ctx context.Context, f func()) error {
-	ran := make(chan struct{})
-	claimed := make(chan struct{}, 1)
-	a.ring.do(func() {
-		select {
-		case claimed <- struct{}{}:
-			f()
-		default: // the caller has gone
-		}
-		close(ran)
-	})
-	select {
-	case <-ran:
-		return nil
-	case <-a.done:
-		return ErrStopped
-	case <-ctx.Done():
-	}
-	select {
-	case claimed <- struct{}{}:
-		return ErrDeadline.Because("the machine was busy: %v", ctx.Err())
-	case <-a.done:
-		return ErrStopped
-	default:
-		<-ran
-		return nil
-	}
 }

@@ -134,7 +134,9 @@ func (n *Node) askStatus(ctx context.Context, node NodeID, groups []UUID) (map[U
 	for _, g := range groups {
 		q.Groups = append(q.Groups, g[:])
 	}
+	asked := n.cfg.Now()
 	reply, err := p.Status(ctx, q)
+	answered := n.cfg.Now()
 	if err != nil {
 		return nil, callError(node, err, false, false)
 	}
@@ -153,11 +155,23 @@ func (n *Node) askStatus(ctx context.Context, node NodeID, groups []UUID) (map[U
 			return nil, ErrInternal.Because("node %s answered with a status that cannot be read: %s", node, err)
 		}
 		rep.Status.Node, rep.Status.Reachable = node, true
+		rep.Status.ClockAhead = clockAhead(rep.Status.Clock, asked, answered)
 		out[id] = rep
 	}
 	info.Self = false
 	n.polled.put(info, out)
 	return out, nil
+}
+
+// clockAhead tells how far another's clock is ahead of this node's, if the answer
+// came soon enough to tell.
+func clockAhead(theirs, asked, answered time.Time) *time.Duration {
+	took := answered.Sub(asked)
+	if theirs.IsZero() || took < 0 || took > clockBound/2 {
+		return nil
+	}
+	ahead := theirs.Sub(asked.Add(took / 2))
+	return &ahead
 }
 
 // askAll asks nodes for their replicas of one group, in parallel, this one

@@ -103,10 +103,10 @@ func (p *payloadWriter) WriteTo(w io.Writer) (int64, error) {
 	if err != nil {
 		return out.written, fmt.Errorf("write snapshot: %w", err)
 	}
-	if err := enc.Close(); err != nil {
-		return out.written, err
+	if err = enc.Close(); err == nil {
+		err = chunks.finish()
 	}
-	return out.written, chunks.finish()
+	return out.written, err
 }
 
 // pacedWriter counts, keeps to a rate and ends with its context.

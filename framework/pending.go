@@ -2,6 +2,7 @@ package framework
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,6 +14,9 @@ type completer interface {
 // pending holds the callers that wait for their commands, in a ring by ref, so
 // that finding one costs no map. Each waiter leaves it exactly once: completed
 // by the applier, failed by the engine, or abandoned by its caller.
+//
+// Invariants: a waiter of ref is in slots[ref mod len(slots)]; count and bytes
+// are those of the waiters; len(slots) >= count, and it grows where many wait.
 type pending struct {
 	mu    sync.Mutex
 	slots []waiter // a power of two
@@ -30,23 +34,23 @@ type waiter struct {
 	bytes int
 }
 
+const slotsMin = 64
+
 func newPending(l QueueLimits) *pending {
-	n := 1
-	for n < l.Proposals {
-		n <<= 1
-	}
-	return &pending{slots: make([]waiter, n), limit: l}
+	return &pending{slots: make([]waiter, slotsMin), limit: l}
 }
 
 // add makes room for a waiter and returns its ref, 0 when the queue is full.
 func (p *pending) add(who completer, i, bytes int) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.addLocked(who, i, bytes)
+}
+
+func (p *pending) addLocked(who completer, i, bytes int) uint64 {
 	if p.count >= p.limit.Proposals || p.bytes+bytes > p.limit.ProposalBytes {
 		return 0
 	}
-	// A slot may still be taken by a caller far slower than the rest; step
-	// over it. There is a free one, since count is below the number of slots.
 	for {
 		p.last++
 		s := &p.slots[p.last&uint64(len(p.slots)-1)]
@@ -56,6 +60,22 @@ func (p *pending) add(who completer, i, bytes int) uint64 {
 			p.bytes += bytes
 			return p.last
 		}
+		// Taken by a caller far slower than the rest: step over it, unless it
+		// is rather that there are many.
+		if p.count > len(p.slots)/2 {
+			p.grow()
+		}
+	}
+}
+
+// grow doubles the slots. Waiters that had slots of their own have them still.
+func (p *pending) grow() {
+	old := p.slots
+	p.slots = make([]waiter, 2*len(old))
+	for _, w := range old {
+		if w.ref != 0 {
+			p.slots[w.ref&uint64(len(p.slots)-1)] = w
+		}
 	}
 }
 
@@ -64,6 +84,18 @@ func (p *pending) take(ref uint64) (waiter, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.takeLocked(ref)
+}
+
+// claim takes the waiters of all that is ready; those that have left are nil.
+func (p *pending) claim(ready []settled) {
+	if len(ready) == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range ready {
+		ready[i].w, _ = p.takeLocked(ready[i].ref)
+	}
 }
 
 func (p *pending) takeLocked(ref uint64) (waiter, bool) {
@@ -133,9 +165,28 @@ type asyncCall struct {
 	done    func(i int, r Receipt, err error)
 	start   time.Time
 	metrics *groupMetrics
+	open    atomic.Int64 // commands without an answer, and the call itself
+	refs    []uint64
+	stop    func() bool // takes the registration with the context back; may be nil
 }
 
 func (c *asyncCall) complete(i int, r Receipt, err error) {
 	c.metrics.observe(c.start, err)
 	c.done(i, r, err)
+	c.finish(1)
+}
+
+// finish counts answers. The last lets the context go, which may live on for
+// long and would hold on to the call.
+func (c *asyncCall) finish(n int) {
+	if c.open.Add(int64(-n)) == 0 && c.stop != nil {
+		c.stop()
+	}
+}
+
+// waiting is how many callers wait.
+func (p *pending) waiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.count
 }

@@ -18,6 +18,7 @@ type ring struct {
 	through Position // everything up to it is committed
 	install Position // the newest snapshot announced by the engine
 	jobs    []func() // run by the applier between two batches
+	closed  bool     // the applier is gone
 	wake    chan struct{}
 }
 
@@ -61,12 +62,28 @@ func (r *ring) announceInstall(at Position) {
 	r.signal()
 }
 
-// do has f run by the applier's goroutine.
+// do has f run by the applier's goroutine; once that is gone, at once.
 func (r *ring) do(f func()) {
 	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		f()
+		return
+	}
 	r.jobs = append(r.jobs, f)
 	r.mu.Unlock()
 	r.signal()
+}
+
+// close ends the ring and returns the jobs that nobody has run.
+func (r *ring) close() []func() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed, r.behind = true, true
+	r.entries, r.bytes = nil, 0
+	jobs := r.jobs
+	r.jobs = nil
+	return jobs
 }
 
 func (r *ring) signal() {
@@ -110,6 +127,13 @@ func (r *ring) fallBehind() {
 	r.behind = true
 	r.entries, r.bytes = nil, 0
 	r.mu.Unlock()
+}
+
+// installed is the newest snapshot that the engine has told of.
+func (r *ring) installed() Position {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.install
 }
 
 func (r *ring) committed() Position {

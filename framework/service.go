@@ -247,6 +247,10 @@ type ReplicaStatus struct {
 	Lag     int64         `json:"lag"`
 	LagAge  time.Duration `json:"lag_age"`
 	Machine MachineStatus `json:"machine"`
+	// Clock is the replica's own clock when it answered, ClockAhead how far that
+	// was ahead of the asker's; nil when it is not known.
+	Clock      time.Time      `json:"clock"`
+	ClockAhead *time.Duration `json:"clock_ahead,omitempty"`
 	// Warning and Err: see EngineStatus.
 	Warning string `json:"warning,omitempty"`
 	Err     string `json:"error,omitempty"`

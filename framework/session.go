@@ -147,15 +147,15 @@ func (s *session) acknowledge(below uint64) {
 	s.records = slices.Delete(s.records, 0, n)
 }
 
-// keep remembers the result of an executed command, if it still has a record,
-// dropping the oldest results over the bound.
+// keep remembers a copy of the result of an executed command, if it still has a
+// record, dropping the oldest results over the bound.
 func (s *session) keep(seq uint64, value []byte, err string, resultMax int) {
 	at, found := s.find(seq)
 	if !found || len(value)+len(err) > resultMax {
 		return
 	}
 	r := &s.records[at]
-	r.kept, r.value, r.err = true, value, err
+	r.kept, r.value, r.err = true, slices.Clone(value), err
 	s.resultBytes += r.bytes()
 	for i := 0; s.resultBytes > resultMax; i++ {
 		old := &s.records[i]
@@ -201,10 +201,18 @@ func (t *sessionTable) remove(s *session) {
 
 // appendTo writes the table, least recently committed first:
 // count, then for each session id, flags, acked, next, the number of records
-// and for each seq, number, kept, and the result when kept.
-func (t *sessionTable) appendTo(b []byte) []byte {
+// and for each seq, number, kept, and the result when kept. Of the results at
+// most resultsMax bytes are written, those of the most recent sessions: a
+// snapshot must not outgrow its format.
+func (t *sessionTable) appendTo(b []byte, resultsMax int) []byte {
 	b = binary.AppendUvarint(b, uint64(len(t.byID)))
+	results := 0
 	for s := t.oldest; s != nil; s = s.after {
+		results += s.resultBytes
+	}
+	for s := t.oldest; s != nil; s = s.after {
+		fits := results <= resultsMax
+		results -= s.resultBytes
 		b = append(b, s.id[:]...)
 		b = append(b, boolByte(s.ordered))
 		b = binary.AppendUvarint(b, s.acked)
@@ -214,8 +222,8 @@ func (t *sessionTable) appendTo(b []byte) []byte {
 			r := &s.records[i]
 			b = binary.AppendUvarint(b, r.seq)
 			b = binary.AppendUvarint(b, r.number)
-			b = append(b, boolByte(r.kept))
-			if r.kept {
+			b = append(b, boolByte(r.kept && fits))
+			if r.kept && fits {
 				b = appendBytes(b, r.value)
 				b = appendBytes(b, []byte(r.err))
 			}

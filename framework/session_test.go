@@ -32,11 +32,11 @@ func TestSessionTableAgainstAModel(t *testing.T) {
 				table.close(id)
 			case 2:
 				again := newSessionTable(smallLimits)
-				rest, err := again.readFrom(table.appendTo(nil))
+				rest, err := again.readFrom(table.appendTo(nil, 1<<20))
 				if err != nil || len(rest) != 0 {
 					t.Fatal(err, rest)
 				}
-				if !bytes.Equal(again.appendTo(nil), table.appendTo(nil)) {
+				if !bytes.Equal(again.appendTo(nil, 1<<20), table.appendTo(nil, 1<<20)) {
 					t.Fatal("another table came back")
 				}
 				table = again
@@ -93,14 +93,14 @@ func FuzzSessionTable(f *testing.F) {
 	_ = table.open(SessionID{1}, false)
 	s, _, _ := table.admit(Session{ID: SessionID{1}, Seq: 1}, 1)
 	s.keep(1, []byte("x"), "y", 30)
-	f.Add(table.appendTo(nil))
+	f.Add(table.appendTo(nil, 1<<20))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0x0f})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		table := newSessionTable(smallLimits)
 		rest, err := table.readFrom(b)
 		if err == nil && len(rest) == 0 && len(b) > 1 {
 			again := newSessionTable(smallLimits)
-			if _, err := again.readFrom(table.appendTo(nil)); err != nil {
+			if _, err := again.readFrom(table.appendTo(nil, 1<<20)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -122,7 +122,7 @@ func FuzzEntry(f *testing.F) {
 
 func FuzzPayload(f *testing.F) {
 	var b bytes.Buffer
-	w := payloadWriter{ctx: f.Context(), machine: sumSnapshot(7), info: payloadInfo{number: 3, machineName: "sum"}}
+	w := payloadWriter{ctx: f.Context(), machine: sumSnapshot{sum: 7}, info: payloadInfo{number: 3, machineName: "sum"}}
 	if _, err := w.WriteTo(&b); err != nil {
 		f.Fatal(err)
 	}

@@ -5,7 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/diarchy/diarchy/fsm"
 )
 
 // snapshotIfDue starts a snapshot when enough was applied since the last one.
@@ -38,6 +43,36 @@ func (a *applier) snapshotIfDue() {
 	}()
 }
 
+// capture takes the present state, between two batches. Called by run. The
+// caller must call Release on the machine's part.
+func (a *applier) capture(ctx context.Context) (*payloadWriter, Position, error) {
+	if a.machine == nil {
+		return nil, 0, ErrMachineDown
+	}
+	sessions := a.st.sessions.appendTo(nil, sessionResultsMax)
+	if len(sessions) > infoBytesMax/2 {
+		return nil, 0, ErrUnsupported.Because("the session table has %d bytes, more than a snapshot can hold: lower limits.sessions or limits.session_window", len(sessions))
+	}
+	a.state.begin(time.Now())
+	s, err := a.machine.Snapshot(a.ctx)
+	a.state.end()
+	if errors.Is(err, fsm.ErrUnsupported) {
+		return nil, 0, ErrUnsupported.Because("the machine %q has no snapshots", a.opened.Name)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: snapshot: %w", fsm.ErrLost, err)
+		a.lost(err)
+		return nil, 0, ErrMachineDown.Because("%s", err)
+	}
+	return &payloadWriter{ctx: ctx, machine: s, bytesPerSec: a.cfg.Snapshots.BytesPerSec, info: payloadInfo{
+		number: a.st.number, time: a.st.time, history: a.st.history,
+		machineName: a.opened.Name, machineVersion: a.opened.Version, sessions: sessions,
+	}}, a.at, nil
+}
+
+// sessionResultsMax bounds the kept results that a snapshot carries.
+const sessionResultsMax = 256 << 20
+
 // store hands a captured state to the engine and waits until it is durable.
 func (a *applier) store(ctx context.Context, w *payloadWriter, at Position) (SnapshotReport, error) {
 	defer w.machine.Release()
@@ -48,7 +83,7 @@ func (a *applier) store(ctx context.Context, w *payloadWriter, at Position) (Sna
 		return SnapshotReport{}, err
 	}
 	a.metrics.snapshots.Inc()
-	a.staged.prune(at)
+	a.staged.prune(at, a.engine.Status().First)
 	rep := a.report(&w.info, at)
 	rep.Bytes = a.snapping.Load()
 	return rep, nil
@@ -62,37 +97,76 @@ func (a *applier) report(info *payloadInfo, at Position) SnapshotReport {
 }
 
 // captureNow captures the state at this moment for f, which has it to itself:
-// one state is written at a time.
-func (a *applier) captureNow(ctx context.Context, f func(*payloadWriter, Position) error) error {
+// one state is written at a time. f's context ends with ctx and with the replica.
+func (a *applier) captureNow(ctx context.Context, f func(context.Context, *payloadWriter, Position) error) error {
 	select {
 	case a.writing <- struct{}{}:
 	case <-ctx.Done():
 		return ErrDeadline.Because("another snapshot is being written: %v", ctx.Err())
-	case <-a.done:
+	case <-a.ctx.Done():
 		return ErrStopped
 	}
-	defer func() { <-a.writing }()
-	var (
-		w   *payloadWriter
-		at  Position
-		err error
-	)
-	if e := a.onApplier(ctx, func() {
-		if _, err = a.state.serving(); err == nil {
-			w, at, err = a.capture(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(a.ctx, cancel)()
+	j := &captureJob{a: a, ctx: ctx, got: make(chan captured, 1)}
+	a.ring.do(j.run)
+	var c captured
+	select {
+	case c = <-j.got:
+	case <-ctx.Done():
+		if j.claimed.CompareAndSwap(false, true) {
+			if a.ctx.Err() != nil {
+				return ErrStopped
+			}
+			return ErrDeadline.Because("the machine was busy: %v", context.Cause(ctx))
 		}
-	}); e != nil {
-		return e
+		c = <-j.got // it is there, or will be at once
 	}
-	if err != nil {
-		return err
+	defer func() { <-a.writing }()
+	if c.err != nil {
+		return c.err
 	}
-	return f(w, at)
+	return f(ctx, c.w, c.at)
+}
+
+// captureJob is one capture that somebody waits for. Whoever claims it first
+// ends it: the job by giving what it has, the caller by going away. It holds
+// a.writing, so that there is one at most.
+type captureJob struct {
+	a       *applier
+	ctx     context.Context
+	claimed atomic.Bool
+	got     chan captured // capacity 1
+}
+
+type captured struct {
+	w   *payloadWriter
+	at  Position
+	err error
+}
+
+// run is called by the applier between two batches.
+func (j *captureJob) run() {
+	var c captured
+	if !j.claimed.Load() {
+		if c.err = j.a.state.serving(); c.err == nil {
+			c.w, c.at, c.err = j.a.capture(j.ctx)
+		}
+	}
+	if j.claimed.CompareAndSwap(false, true) {
+		j.got <- c
+		return
+	}
+	if c.w != nil {
+		c.w.machine.Release()
+	}
+	<-j.a.writing
 }
 
 // Snapshot snapshots now and returns when it is durable.
 func (g *Group) Snapshot(ctx context.Context) (rep SnapshotReport, err error) {
-	err = g.a.captureNow(ctx, func(w *payloadWriter, at Position) error {
+	err = g.a.captureNow(ctx, func(ctx context.Context, w *payloadWriter, at Position) error {
 		rep, err = g.a.store(ctx, w, at)
 		return err
 	})
@@ -101,7 +175,7 @@ func (g *Group) Snapshot(ctx context.Context) (rep SnapshotReport, err error) {
 
 // Checksum hashes the machine's state at the applied number.
 func (g *Group) Checksum(ctx context.Context) (sum Checksum, err error) {
-	err = g.a.captureNow(ctx, func(w *payloadWriter, _ Position) error {
+	err = g.a.captureNow(ctx, func(ctx context.Context, w *payloadWriter, _ Position) error {
 		defer w.machine.Release()
 		h := sha256.New()
 		if _, err := w.machine.WriteTo(ctxWriter{ctx, h}); err != nil {
