@@ -117,7 +117,7 @@ func (c *GroupConfig) withDefaults() {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	c.Logger = c.Logger.With("group", c.Identity.Name, "node", string(c.Self))
+	c.Logger = c.Logger.With("group", c.Identity.Name)
 }
 
 // OpenGroup starts a replica. It returns once the engine runs; the machine may
