@@ -14,12 +14,12 @@ func TestConformance(t *testing.T) {
 	for _, store := range []string{"wal", "boltdb"} {
 		options := map[string]string{"log_store": store, "trailing_logs": "1000"}
 		t.Run(store, func(t *testing.T) {
-			enginetest.Run(t, enginetest.Start{Driver: raftengine.Driver(), Options: options})
+			enginetest.Run(t, enginetest.Start{Driver: raftengine.Driver(), Faulty: raftengine.Faulty, Options: options})
 		})
 	}
 	t.Run("tcp", func(t *testing.T) {
 		enginetest.Run(t, enginetest.Start{
-			Driver: raftengine.Driver(), Options: map[string]string{"trailing_logs": "1000"}, Real: true,
+			Driver: raftengine.Driver(), Faulty: raftengine.Faulty, Options: map[string]string{"trailing_logs": "1000"}, Real: true,
 			Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond,
 		})
 	})

@@ -86,6 +86,7 @@ func (e *engine) admit(p *framework.Proposal) *framework.Error {
 func (e *engine) feed() {
 	var batch []framework.Proposal
 	var logs []raft.Log
+	crowd := false
 	for {
 		select {
 		case <-e.feedWake:
@@ -94,13 +95,17 @@ func (e *engine) feed() {
 		}
 		// Callers that were answered together come again together. Letting those
 		// that are about to run go first makes one batch of what would be a small
-		// one and, after its fsync, a large one.
-		runtime.Gosched()
+		// one and, after its fsync, a large one. One caller alone has nobody to
+		// wait for.
+		if crowd {
+			runtime.Gosched()
+		}
 		for {
 			var r *raft.Raft
 			if r, batch, logs = e.nextFeed(batch[:0], logs[:0]); len(logs) == 0 {
 				break
 			}
+			crowd = len(logs) > 1
 			for i := range logs {
 				// It blocks while raft's leader is busy, and returns when raft is
 				// shut down. Its future is not needed; see pending.

@@ -29,6 +29,10 @@ var cases = []testCase{
 	{"FaultsUnderLoad", 5, caseFaultsUnderLoad},
 	{"MachineHangs", 3, caseMachineHangs},
 	{"LeaderWithoutMachineHandsOver", 3, caseMachineLost},
+	{"LeaderDiskHangs", 3, caseDiskHangs},
+	{"LeaderDiskFails", 3, caseDiskFails},
+	{"LeaderClockIsLate", 3, caseLateClock},
+	{"ResultTooLarge", 3, caseResultTooLarge},
 	{"BackPressure", 3, caseBackPressure},
 
 	// Membership.
@@ -46,6 +50,7 @@ var cases = []testCase{
 	{"CatchUpBySnapshot", 3, caseCatchUpBySnapshot},
 	{"SnapshotsUnderLoad", 3, caseSnapshotsUnderLoad},
 	{"RestoreBackup", 3, caseRestoreBackup},
+	{"RestoreInterrupted", 3, caseRestoreInterrupted},
 
 	// Sessions and reads.
 	{"SessionsThroughLeaderChanges", 3, caseSessions},

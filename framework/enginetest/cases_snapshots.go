@@ -97,6 +97,31 @@ func caseSnapshotsUnderLoad(c *cluster) {
 	stop()
 }
 
+// stage has a backup checked and kept by one node, then by others.
+func (c *cluster) stage(l *node, archive []byte, others ...*node) [32]byte {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	hash, _, err := l.g.StageRestore(ctx, bytes.NewReader(archive))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, n := range others {
+		if n == l {
+			continue
+		}
+		r, err := l.g.OpenStaged(hash)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if err := n.g.StagePayload(ctx, hash, r); err != nil {
+			c.t.Fatal(err)
+		}
+		_ = r.Close()
+	}
+	return hash
+}
+
 func caseRestoreBackup(c *cluster) {
 	c.write(put(1))
 	var archive bytes.Buffer
@@ -110,23 +135,7 @@ func caseRestoreBackup(c *cluster) {
 	late := c.follower()
 	late.crash()
 	l = c.leader()
-	hash, _, err := l.g.StageRestore(ctx, bytes.NewReader(archive.Bytes()))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, n := range c.live() {
-		if n == l {
-			continue
-		}
-		r, err := l.g.OpenStaged(hash)
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		if err := n.g.StagePayload(ctx, hash, r); err != nil {
-			c.t.Fatal(err)
-		}
-		_ = r.Close()
-	}
+	hash := c.stage(l, archive.Bytes(), c.live()...)
 	if err := l.g.CommitRestore(ctx, hash); err != nil {
 		c.t.Fatal(err)
 	}

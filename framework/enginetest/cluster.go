@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,7 +21,9 @@ import (
 type cluster struct {
 	t      *testing.T
 	s      Start
-	net    *memnet.Network // nil over TCP
+	driver framework.EngineDriver
+	disk   func(framework.NodeID) Disk // nil: disks cannot be harmed
+	net    *memnet.Network             // nil over TCP
 	group  framework.GroupIdentity
 	limits framework.Limits
 	policy framework.SnapshotPolicy
@@ -45,6 +48,7 @@ type node struct {
 	dir     string
 	ledger  *ledger
 	faults  *framework.Faults
+	skew    atomic.Int64       // of its clock, in nanoseconds
 	first   []framework.Member // how its group is bootstrapped; nil for late comers
 	g       *framework.Group   // nil while down
 	streams *framework.StreamNet
@@ -56,9 +60,12 @@ const within = 120 * time.Second
 
 func newCluster(t *testing.T, s Start, voters int) *cluster {
 	c := &cluster{
-		t: t, s: s, group: framework.GroupIdentity{ID: framework.UUID{0xee}, Name: "conformance"},
+		t: t, s: s, driver: s.Driver, group: framework.GroupIdentity{ID: framework.UUID{0xee}, Name: "conformance"},
 		addrs: map[framework.NodeID]string{}, leaders: map[framework.Term]framework.NodeID{}, acked: map[uint64]string{},
 		policy: framework.SnapshotPolicy{Entries: 1 << 40, Bytes: 1 << 40},
+	}
+	if s.Faulty != nil {
+		c.driver, c.disk = s.Faulty()
 	}
 	if !s.Real {
 		c.net = memnet.New(1)
@@ -127,10 +134,10 @@ func (n *node) start() {
 		c.t.Fatal(err)
 	}
 	g, err := framework.OpenGroup(context.Background(), framework.GroupConfig{
-		Identity: c.group, Self: n.id, Dir: n.dir, Bootstrap: n.first, Engine: c.s.Driver, EngineOptions: c.s.Options,
+		Identity: c.group, Self: n.id, Dir: n.dir, Bootstrap: n.first, Engine: c.driver, EngineOptions: c.s.Options,
 		Machine: n.ledger.factory, MachineName: "builtin:kv", Limits: c.limits, Streams: n.streams,
 		Heartbeat: c.s.Heartbeat, Election: c.s.Election, Snapshots: c.policy, Queues: c.queues,
-		PeerState: c.peerState, FetchPayload: c.fetchPayload, Logger: logger(c.t),
+		PeerState: n.peerState, FetchPayload: c.fetchPayload, Logger: logger(c.t), Now: n.now,
 	})
 	if err != nil {
 		c.t.Fatal(err)
@@ -142,6 +149,9 @@ func (n *node) start() {
 	c.mu.Unlock()
 	c.watches.Go(func() { c.watch(ctx, n.id, g) })
 }
+
+// now is the time by the node's own clock.
+func (n *node) now() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) }
 
 // logger is silent unless asked for by the environment: a failing case is run
 // again with ENGINETEST_LOG=1.
@@ -235,12 +245,15 @@ func (c *cluster) healAll() {
 }
 
 // peerState stands in for the node's polling of the others.
-func (c *cluster) peerState(id framework.NodeID) (framework.ReplicaStatus, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, n := range c.nodes {
-		if n.id == id && n.g != nil {
-			return n.g.Status(), true
+func (n *node) peerState(id framework.NodeID) (framework.ReplicaStatus, bool) {
+	n.c.mu.Lock()
+	defer n.c.mu.Unlock()
+	for _, o := range n.c.nodes {
+		if o.id == id && o.g != nil {
+			s := o.g.Status()
+			ahead := s.Clock.Sub(n.now())
+			s.ClockAhead = &ahead
+			return s, true
 		}
 	}
 	return framework.ReplicaStatus{}, false

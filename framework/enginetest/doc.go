@@ -33,9 +33,21 @@ type Start struct {
 	Options map[string]string
 	// Real uses TCP and real time, and what a machine hangs for is shortened.
 	Real bool
+	// Faulty, when not nil, makes a driver whose replicas' disks can be harmed,
+	// and gives the disk of the replica that runs on a node. Without it the cases
+	// of disks are skipped.
+	Faulty func() (framework.EngineDriver, func(framework.NodeID) Disk)
 	// Heartbeat and Election are the engine's base timeouts; zero takes its
 	// defaults.
 	Heartbeat, Election time.Duration
+}
+
+// Disk is what an engine writes its log to, as a test may harm it.
+type Disk interface {
+	// Hang has every write wait until release.
+	Hang() (release func())
+	// Fail has every write fail from now on, until the replica is started anew.
+	Fail()
 }
 
 // Run runs every case as a subtest.

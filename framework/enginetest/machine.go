@@ -1,9 +1,11 @@
 package enginetest
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"sync"
 
 	"github.com/diarchy/diarchy/fsm"
@@ -17,10 +19,42 @@ type ledger struct {
 	seen map[uint64][32]byte
 	bad  []string
 	gate chan struct{} // Apply waits for it when not nil
+	held chan struct{} // and Restore for this one
+	in   int           // calls of Restore that have waited for it
 	lose bool          // the next Apply loses the machine
 }
 
 func newLedger() *ledger { return &ledger{seen: map[uint64][32]byte{}} }
+
+// hangRestore makes Restore block until release.
+func (l *ledger) hangRestore() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held, l.in = make(chan struct{}), 0
+}
+
+// restoring tells whether Restore waits.
+func (l *ledger) restoring() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held != nil && l.in > 0
+}
+
+func (l *ledger) enterRestore(ctx context.Context) error {
+	l.mu.Lock()
+	held := l.held
+	l.in++
+	l.mu.Unlock()
+	if held == nil {
+		return nil
+	}
+	select {
+	case <-held:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // hang makes Apply block until release.
 func (l *ledger) hang() {
@@ -37,6 +71,10 @@ func (l *ledger) release() {
 	if l.gate != nil {
 		close(l.gate)
 		l.gate = nil
+	}
+	if l.held != nil {
+		close(l.held)
+		l.held = nil
 	}
 }
 
@@ -92,5 +130,28 @@ func (m *machine) Apply(ctx context.Context, b fsm.Batch, results []fsm.Result) 
 		return err
 	}
 	m.ledger.note(b.Entries)
+	for i, e := range b.Entries {
+		if bytes.Contains(e.Data, longAnswer) {
+			results[i].Value = make([]byte, longAnswerBytes)
+		}
+	}
 	return nil
 }
+
+func (m *machine) Restore(ctx context.Context, info fsm.SnapshotInfo, r io.Reader) error {
+	// Half of it is taken in when the wait begins.
+	half := make([]byte, 64)
+	n, err := io.ReadFull(r, half)
+	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
+		return err
+	}
+	if err := m.ledger.enterRestore(ctx); err != nil {
+		return err
+	}
+	return m.Machine.Restore(ctx, info, io.MultiReader(bytes.NewReader(half[:n]), r))
+}
+
+// A command that holds longAnswer is answered with longAnswerBytes.
+var longAnswer = []byte("give a long answer")
+
+const longAnswerBytes = 1000
