@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/metrics"
 	"go.etcd.io/bbolt"
 
@@ -54,8 +55,12 @@ func openBackend(kind, dir string, log *slog.Logger, counters metrics.Collector)
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("make log directory: %w", err)
 	}
-	w, err := wal.Open(path, wal.WithLogger(hlog.New(log, "raft-wal", slog.LevelWarn)), wal.WithMetricsCollector(counters))
+	// raft-wal leaves its description open, and locked, when the rest cannot be
+	// opened (a full disk): the next try would wait for that lock for ever.
+	meta := &metadb.BoltMetaDB{}
+	w, err := wal.Open(path, wal.WithMetaStore(meta), wal.WithLogger(hlog.New(log, "raft-wal", slog.LevelWarn)), wal.WithMetricsCollector(counters))
 	if err != nil {
+		_ = meta.Close()
 		return nil, fmt.Errorf("open log store %s: %w", path, err)
 	}
 	return w, nil
