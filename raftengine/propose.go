@@ -82,11 +82,15 @@ func (e *engine) admit(p *framework.Proposal) *framework.Error {
 	return nil
 }
 
+// crowdLasts is after how many batches of one feed takes it that there is one
+// caller alone.
+const crowdLasts = 16
+
 // feed is the goroutine that gives proposals to raft.
 func (e *engine) feed() {
 	var batch []framework.Proposal
 	var logs []raft.Log
-	crowd := false
+	crowd := 0
 	for {
 		select {
 		case <-e.feedWake:
@@ -97,7 +101,7 @@ func (e *engine) feed() {
 		// that are about to run go first makes one batch of what would be a small
 		// one and, after its fsync, a large one. One caller alone has nobody to
 		// wait for.
-		if crowd {
+		if crowd > 0 {
 			runtime.Gosched()
 		}
 		for {
@@ -105,7 +109,9 @@ func (e *engine) feed() {
 			if r, batch, logs = e.nextFeed(batch[:0], logs[:0]); len(logs) == 0 {
 				break
 			}
-			crowd = len(logs) > 1
+			if crowd = max(crowd-1, 0); len(logs) > 1 {
+				crowd = crowdLasts
+			}
 			for i := range logs {
 				// It blocks while raft's leader is busy, and returns when raft is
 				// shut down. Its future is not needed; see pending.
