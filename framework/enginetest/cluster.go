@@ -155,7 +155,7 @@ func (n *node) now() time.Time { return time.Now().Add(time.Duration(n.skew.Load
 
 // logger is silent unless asked for by the environment: a failing case is run
 // again with ENGINETEST_LOG=1.
-func logger(t *testing.T) *slog.Logger {
+func logger(t testing.TB) *slog.Logger {
 	if os.Getenv("ENGINETEST_LOG") == "" {
 		return nil
 	}
