@@ -13,14 +13,24 @@ import (
 // leaders while they are on their way; the counters in the histories tell.
 func caseSessions(c *cluster) {
 	stop := c.load(8)
-	for i := range 6 {
-		switch l := c.leader(); i % 3 {
+	for i := range 8 {
+		switch l := c.leader(); i % 4 {
 		case 0:
 			l.crash()
 			c.leader()
 			l.start()
 		case 1:
 			l.isolate()
+			c.leader(l)
+			l.heal()
+		case 2:
+			// What it sends arrives, what is answered does not: commands are agreed
+			// on whose callers hear that they may have happened, and ask again.
+			for _, o := range c.nodes {
+				if o != l {
+					o.cutTo(l)
+				}
+			}
 			c.leader(l)
 			l.heal()
 		default:
