@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -219,6 +220,8 @@ func serveAgent(cmd *cobra.Command, out io.Writer, c *config.Config, log *slog.L
 func closeAgent(a *agent, signals <-chan os.Signal) error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeWithin)
 	defer cancel()
+	late := time.NewTimer(closeWithin + closeGrace) // a disk that hangs heeds no context
+	defer late.Stop()
 	closed := make(chan error, 1)
 	go func() { closed <- a.close(ctx) }()
 	for {
@@ -228,6 +231,8 @@ func closeAgent(a *agent, signals <-chan os.Signal) error {
 				a.log.Info("ended")
 			}
 			return err
+		case <-late.C:
+			return fmt.Errorf("ended after %v though not everything had stopped; nothing that was acknowledged is lost", closeWithin+closeGrace)
 		case s := <-signals:
 			if s != syscall.SIGHUP {
 				return errors.New("ended at once by a second signal; nothing that was acknowledged is lost")

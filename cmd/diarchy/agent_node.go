@@ -59,6 +59,9 @@ type agent struct {
 // closeWithin bounds an orderly end.
 const closeWithin = 30 * time.Second
 
+// closeGrace is what an end that has overrun gets to come to its end.
+const closeGrace = 5 * time.Second
+
 // leaveWithin bounds the goodbye to the pool, which others that end at the same
 // moment do not answer.
 const leaveWithin = 2 * time.Second
