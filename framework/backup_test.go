@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -232,12 +233,13 @@ func TestADamagedStagedPayloadIsFetchedAgain(t *testing.T) {
 func TestARestoreWaitsForItsPayload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from, hash := source(t, archiveOf(t, 3))
-		missing := true
+		var missing atomic.Bool
+		missing.Store(true)
 		r := newRig(t, func(r *rig) {
 			r.cfg.Dir = ""
 			r.engine.members = []Member{{ID: "b"}}
 			r.cfg.FetchPayload = func(_ context.Context, _ NodeID, hash [32]byte) (io.ReadCloser, error) {
-				if missing {
+				if missing.Load() {
 					return nil, ErrInvalid.Because("payload is not here")
 				}
 				return from.OpenStaged(hash)
@@ -250,7 +252,7 @@ func TestARestoreWaitsForItsPayload(t *testing.T) {
 		if s := r.g.Status(); s.History != before || s.Machine.State == "running" {
 			t.Errorf("%+v", s)
 		}
-		missing = false
+		missing.Store(false)
 		time.Sleep(time.Minute)
 		if got := r.sum(); got != 3 {
 			t.Error(got)

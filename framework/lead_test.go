@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -183,14 +184,14 @@ func TestClocksThatDiffer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				back := time.Duration(0)
+				var back atomic.Int64
 				r := leading(t, c.peers, func(r *rig) {
-					r.cfg.Now = func() time.Time { return time.Now().Add(-back) }
+					r.cfg.Now = func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
 				})
 				r.mustAdd(1, Session{})
 				synctest.Wait()
 				r.engine.transfer = func(int) error { r.engine.lead(false); return nil }
-				back = c.lag
+				back.Store(int64(c.lag))
 				time.Sleep(time.Second)
 				if s := r.g.Status(); (s.Warning != "") != c.warned && len(c.to) == 0 {
 					t.Errorf("warning %q", s.Warning)
@@ -198,7 +199,7 @@ func TestClocksThatDiffer(t *testing.T) {
 				if got := r.engine.transferred(); !slices.Equal(got, c.to) {
 					t.Errorf("handed over to %v", got)
 				}
-				back = 0
+				back.Store(0)
 			})
 		})
 	}
@@ -214,9 +215,11 @@ func TestATickFollowsWhenTheGroupsTimeHasReachedTheDeadline(t *testing.T) {
 			r.shared.due = func(e fsm.Entry) int64 { return e.Time - 1 }
 		})
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		before := len(r.shared.ticked)
 		r.mustAdd(1, Session{})
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		if now := len(r.shared.ticked); now != before+1 {
 			t.Errorf("%d ticks, then %d", before, now)
 		}
@@ -232,6 +235,7 @@ func TestTicksComeOnceASecondAtMost(t *testing.T) {
 			r.shared.overdue = true
 		})
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if n := len(r.shared.ticked); n < 30 || n > 61 {
 			t.Errorf("%d ticks in a minute", n)
 		}
