@@ -27,7 +27,7 @@ proto: ## generate code from the .proto files
 fix: ## format
 	gofmt -w $(OWN)
 
-bench: ## the tables of docs/performance.md
+bench: ## the tables of docs/performance.md; BENCH_ROUNDS and BENCH_ROUND lengthen it
 	$(GO) test -run '^$$' -bench '^BenchmarkTable' -benchtime 1x -timeout 60m ./raftengine ./plugins
 
 fuzz: ## every fuzz target for a minute
