@@ -48,14 +48,15 @@ func (b *batch) reset() {
 // entries. On an error the machine is lost and the state with it: reload.
 func (a *applier) applySome(entries []Entry) error {
 	var h header
-	at := a.at
 	for i := range entries {
 		e := &entries[i]
-		if e.Position <= at {
-			continue // told again, perhaps in the same breath
+		if e.Position <= a.at {
+			continue
 		}
-		before := at
-		at = e.Position
+		before := a.at
+		if i > 0 {
+			before = max(before, entries[i-1].Position)
+		}
 		data, err := decodeEntry(e.Data, &h)
 		if err != nil || e.Kind == KindControl || before <= a.hostAt && e.Position > a.hostAt {
 			// What a durable machine holds already and what it does not must
@@ -77,7 +78,10 @@ func (a *applier) applySome(entries []Entry) error {
 		a.sinceSnap.entries++
 		a.sinceSnap.bytes += int64(len(e.Data))
 	}
-	return a.flush(at)
+	if len(entries) == 0 {
+		return nil
+	}
+	return a.flush(entries[len(entries)-1].Position)
 }
 
 // unknownEntry stops this replica's machine, and not the replica: where this

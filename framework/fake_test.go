@@ -96,18 +96,6 @@ func (f *fakeEngine) append(es ...Entry) {
 	f.host.Announce(es, f.last)
 }
 
-// accept commits entries that have their positions from a leader.
-func (f *fakeEngine) accept(es []Entry, through Position) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.log = append(f.log, es...)
-	f.last = through
-	if f.behind { // all that it has not told since it was opened
-		f.behind, es = false, slices.Clone(f.log)
-	}
-	f.host.Announce(es, through)
-}
-
 // release commits what was held, in one announcement.
 func (f *fakeEngine) release() {
 	f.mu.Lock()
@@ -260,8 +248,5 @@ func (f *fakeEngine) Status() EngineStatus {
 func (f *fakeEngine) announceAll() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.behind {
-		f.behind = false
-		f.host.Announce(slices.Clone(f.log), f.last)
-	}
+	f.host.Announce(slices.Clone(f.log), f.last)
 }

@@ -117,7 +117,7 @@ func (c *GroupConfig) withDefaults() {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	c.Logger = c.Logger.With("group", c.Identity.Name, "node", string(c.Self))
+	c.Logger = c.Logger.With("group", c.Identity.Name)
 }
 
 // OpenGroup starts a replica. It returns once the engine runs; the machine may
@@ -223,14 +223,9 @@ func (g *Group) await(ctx context.Context, kind Kind, s Session, data []byte) (R
 	}
 	ref := w.proposal[0].Ref
 	g.engine.Propose(w.proposal[:])
-	ended := ctx.Done()
-	if ended == nil {
-		<-w.done
-		return g.finish(w)
-	}
 	select {
 	case <-w.done:
-	case <-ended:
+	case <-ctx.Done():
 		if _, mine := g.a.pending.take(ref); mine {
 			// Nobody will complete it now, and the engine may still hold the
 			// proposal, so the call is not used again.
@@ -238,11 +233,6 @@ func (g *Group) await(ctx context.Context, kind Kind, s Session, data []byte) (R
 		}
 		<-w.done
 	}
-	return g.finish(w)
-}
-
-// finish takes the answer of a call that is done and gives the call back.
-func (g *Group) finish(w *call) (Receipt, error) {
 	r, err := w.receipt, w.err
 	w.receipt, w.err, w.proposal[0] = Receipt{}, nil, Proposal{}
 	g.calls.Put(w)

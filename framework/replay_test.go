@@ -359,19 +359,3 @@ func TestAKeptResultIsNotTheCallersToWriteTo(t *testing.T) {
 		t.Fatalf("%v", rec.Value)
 	}
 }
-
-// An engine that tells an entry twice does not have it executed twice.
-func TestAnEntryToldTwiceIsExecutedOnce(t *testing.T) {
-	r := newRig(t, nil)
-	r.mustAdd(1, Session{})
-	h := header{origin: 1, time: 1}
-	e := Entry{Kind: KindCommand, Data: appendEntry(nil, &h, num(10))}
-	r.engine.append(e)
-	told := slices.Clone(r.engine.log)
-	r.g.a.Announce(slices.Concat(told, told), r.engine.last)
-	r.g.a.Announce(told, r.engine.last)
-	r.mustAdd(100, Session{})
-	if got := r.sum(); got != 111 {
-		t.Fatal(got)
-	}
-}

@@ -85,8 +85,9 @@ func (s *staging) put(fill func(io.Writer) ([32]byte, error), try func(io.Reader
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	if hash, err = fill(f); err != nil {
-		return hash, err
+	disk := &diskWriter{w: f}
+	if hash, err = fill(disk); err != nil {
+		return hash, cmp.Or(disk.err, err)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return hash, err
@@ -285,4 +286,16 @@ func (a *applier) fetch(from NodeID, hash [32]byte) error {
 	defer r.Close()
 	_, err = a.staged.put(checked(a.ctx, r, hash), func(io.Reader) error { return nil })
 	return err
+}
+
+// diskWriter keeps its first error: a full disk is no damage of what is read.
+type diskWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (d *diskWriter) Write(b []byte) (int, error) {
+	n, err := d.w.Write(b)
+	d.err = cmp.Or(d.err, err)
+	return n, err
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,12 +103,6 @@ func (s *sumShared) machines() (made, closed int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.made, s.closed
-}
-
-func (s *sumShared) tickCount() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.ticked)
 }
 
 func (s *sumShared) factory(context.Context) (fsm.Machine, error) {
@@ -272,34 +265,25 @@ type rig struct {
 	shared *sumShared
 	cfg    GroupConfig
 	g      *Group
-	live   atomic.Pointer[Group] // g, for other goroutines
 }
 
 func newRig(t testing.TB, set func(*rig)) *rig {
-	r := makeRig(t, t.TempDir())
+	r := &rig{t: t, engine: &fakeEngine{}, shared: newShared()}
+	r.cfg = GroupConfig{
+		Identity: GroupIdentity{ID: UUID{1}, Name: "g"}, Self: "self", Dir: t.TempDir(),
+		Engine: r.engine.driver(), Machine: r.shared.factory,
+	}
 	if set != nil {
 		set(r)
 	}
 	r.open()
-	t.Cleanup(r.end)
+	t.Cleanup(func() {
+		r.close()
+		for _, a := range r.shared.abuse {
+			t.Error(a)
+		}
+	})
 	return r
-}
-
-// makeRig is for a test that opens and ends it itself.
-func makeRig(t testing.TB, dir string) *rig {
-	r := &rig{t: t, engine: &fakeEngine{}, shared: newShared()}
-	r.cfg = GroupConfig{
-		Identity: GroupIdentity{ID: UUID{1}, Name: "g"}, Self: "self", Dir: dir,
-		Engine: r.engine.driver(), Machine: r.shared.factory,
-	}
-	return r
-}
-
-func (r *rig) end() {
-	r.close()
-	for _, a := range r.shared.abuse {
-		r.t.Error(a)
-	}
 }
 
 func (r *rig) open() {
@@ -309,7 +293,6 @@ func (r *rig) open() {
 		r.t.Fatal(err)
 	}
 	r.g = g
-	r.live.Store(g)
 }
 
 func (r *rig) close() {
@@ -372,12 +355,12 @@ func (r *rig) sum() uint64 {
 // until waits for what must come true, looking again at each change.
 func (r *rig) until(what string, f func() bool) {
 	r.t.Helper()
-	for tries := 0; ; tries++ {
+	for end := time.Now().Add(patience); ; {
 		changed := r.g.Changed()
 		if f() {
 			return
 		}
-		if tries > 1000*int(patience/time.Second) {
+		if time.Now().After(end) {
 			r.t.Fatalf("not in time: %s; %+v", what, r.g.Status())
 		}
 		select {
