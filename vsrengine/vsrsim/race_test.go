@@ -1,0 +1,5 @@
+//go:build race
+
+package vsrsim
+
+const raceEnabled = true
