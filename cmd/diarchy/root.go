@@ -108,7 +108,7 @@ func newRoot(io stdio) *cobra.Command {
 		devCommand(io), agentCommand(io), validateCommand(io),
 		membersCommand(io), joinCommand(io), leaveCommand(io), forceLeaveCommand(io),
 		groupCommand(io), proposeCommand(io), queryCommand(io), kvCommand(io), pluginCommand(io),
-		tlsCommand(io), keygenCommand(io), versionCommand(io), pluginServeCommand(io),
+		simCommand(io), tlsCommand(io), keygenCommand(io), versionCommand(io), pluginServeCommand(io),
 	)
 	parent(root)
 	wrap(root)

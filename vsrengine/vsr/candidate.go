@@ -1,12 +1,10 @@
 package vsr
 
+import "math"
+
 // The new primary's part of a view change: from DoViewChanges to StartView.
 
 func onDoViewChange(r *Replica, m *Message, p *peer) {
-	if m.Log == nil {
-		r.drop(NoteConflict)
-		return
-	}
 	if m.View < r.view {
 		r.drop(NoteEarlierView)
 		r.helpIntoView(m)
@@ -26,7 +24,7 @@ func onDoViewChange(r *Replica, m *Message, p *peer) {
 	case p == nil || p.Role != Voter:
 		r.drop(NoteNotMember)
 	case !r.isPrimary():
-		r.drop(NoteNotCandidate)
+		r.drop(NoteConflict) // never: all agree on who leads a view
 	case p.log != nil:
 		r.drop(NoteDuplicateLog)
 		r.decide()
@@ -42,6 +40,7 @@ type choice struct {
 	from     [VotersMax]ID
 	n        int
 	view     View // the highest log_view
+	begin    Op   // what lies above was first prepared in it
 	head     Op
 	commit   Op
 	headers  []Header // of the last ops up to head; a zero Checksum is not known
@@ -84,9 +83,11 @@ func (c *choice) choose(r *Replica) {
 	for _, l := range c.logs[:c.n] {
 		c.view = max(c.view, l.LogView)
 	}
+	c.begin = math.MaxUint64
 	for _, l := range c.logs[:c.n] {
 		if l.LogView == c.view {
 			c.head = max(c.head, l.Head)
+			c.begin = min(c.begin, l.Begin)
 		}
 		c.commit = max(c.commit, l.Commit, l.Snapshot)
 	}
@@ -145,7 +146,7 @@ func (c *choice) cut(r *Replica, low Op) {
 		}
 		nacks, held := 0, false
 		for _, l := range c.logs[:c.n] {
-			if l.nacks(op, want, r.cfg.Defect) {
+			if l.nacks(op, want, r.cfg.Defect) || want == 0 && op > c.begin && l.holdsOlder(op, c.view) {
 				nacks++
 			}
 			held = held || want != 0 && l.holds(op, want)
@@ -182,6 +183,14 @@ func (l *Log) nacks(op Op, want Checksum, d Defect) bool {
 		return true
 	}
 	return other
+}
+
+// holdsOlder reports whether the sender, on an intact journal, has an entry of an
+// earlier view where one of this view must be: whichever that is, it is not this
+// (A24).
+func (l *Log) holdsOlder(op Op, view View) bool {
+	h, claim := l.at(op)
+	return l.Intact && op > l.Snapshot && h != nil && claim&Present != 0 && h.View != view
 }
 
 // findHead makes sure that the head's header is known: StartView carries it, and
@@ -236,7 +245,7 @@ func (r *Replica) forfeits(c *choice) bool {
 			best, bestID = l.Contiguous, c.from[i]
 		}
 	}
-	whole := c.reach(mine, (*Log).contiguous) >= c.commit
+	whole := c.reach(r.id, mine, (*Log).contiguous) >= c.commit
 	if whole && best <= mine+Op(r.cfg.LagOpsMax) {
 		return false
 	}
@@ -245,7 +254,7 @@ func (r *Replica) forfeits(c *choice) bool {
 		r.handOver(r.viewOf(bestID))
 		return true
 	}
-	if whole || c.reach(mine, (*Log).head) >= c.commit {
+	if whole || c.reach(r.id, mine, (*Log).head) >= c.commit {
 		return false // together they may have it: holes are filled after the start
 	}
 	for _, l := range c.logs[:c.n] {
@@ -255,11 +264,11 @@ func (r *Replica) forfeits(c *choice) bool {
 }
 
 // reach is how far a replica that holds everything up to an op can get with what
-// the logs of those who spoke still hold, each of them up to its end.
-func (c *choice) reach(op Op, end func(*Log) Op) Op {
+// the logs of the others who spoke still hold, each of them up to its end.
+func (c *choice) reach(id ID, op Op, end func(*Log) Op) Op {
 	for range c.n {
-		for _, l := range c.logs[:c.n] {
-			if l.First <= op+1 {
+		for i, l := range c.logs[:c.n] {
+			if c.from[i] != id && l.First <= op+1 {
 				op = max(op, end(l))
 			}
 		}
@@ -312,7 +321,7 @@ func (r *Replica) beginView(c *choice) {
 	r.vc.failed, r.vc.forfeits = 0, 0
 	r.commit = max(r.commit, c.commit)
 	r.adopt(c.headers, c.head)
-	r.prim.suffix = c.head
+	r.prim.suffix, r.begun = c.head, c.head
 	r.enterNormal()
 	if r.started() {
 		r.begin()

@@ -124,6 +124,15 @@ func slotsByView(found []Slot, rec *Log) []Slot {
 	return slices.DeleteFunc(slices.Clone(found), func(s Slot) bool { return s.Op > rec.Commit && s.View < rec.LogView })
 }
 
+// recoverAlone takes its own old view for the answer of its primary.
+func (r *Replica) recoverAlone(v View) {
+	r.leaveView()
+	r.view = v
+	r.recordEpoch = r.members.Epoch
+	r.enterNormal()
+	r.prim.begun = true
+}
+
 // startEpochAlone begins an epoch on the strength of the old quorum.
 func (r *Replica) startEpochAlone(v View) {
 	r.leaveView()

@@ -8,3 +8,10 @@ func (r *Replica) LogAt(op Op) (h Header, linked, present, damaged bool) {
 	}
 	return s.Header, s.linked, s.present, s.damaged
 }
+
+// The quorums, for tests of their arithmetic.
+var (
+	Quorum     = quorum
+	NackQuorum = nackQuorum
+	MeetQuorum = meetQuorum
+)

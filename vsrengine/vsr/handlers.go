@@ -31,7 +31,10 @@ var handlers = [phaseCount][kindCount]handler{
 		Entries: onEntries, SnapshotOffer: onSnapshotOffer, Chunk: onChunk,
 		EpochAhead: onEpochAhead,
 	},
-	Retired: {Prepare: onRetired, Commit: onRetired, StartView: onStartView},
+	Retired: {
+		Prepare: onRetired, Commit: onRetired, StartView: onStartView,
+		Recovery: onAskRetired, GetView: onAskRetired, StartViewChange: onAskRetired,
+	},
 }
 
 // anyEpoch are the kinds whose content speaks for itself, whatever the view.
@@ -70,8 +73,11 @@ func (r *Replica) sameEpoch(m *Message) bool {
 			return true
 		}
 		r.drop(NoteLaterEpoch)
-		if r.phase == Normal || r.phase == ViewChange {
+		switch r.phase {
+		case Normal, ViewChange:
 			r.askView(m.From, m.View)
+		case Recovering:
+			r.send(m.From, Message{Kind: Recovery, View: r.recovery.stamp, Nonce: r.recovery.nonce})
 		}
 		return false
 	}

@@ -20,6 +20,9 @@ const (
 )
 
 func (k EntryKind) String() string {
+	if k > KindNoop {
+		return "unknown"
+	}
 	return [...]string{"none", "user", "control", "config", "learners", "noop"}[k]
 }
 

@@ -14,15 +14,17 @@ type fetch struct {
 
 // SnapshotAt is what a snapshot of the machine that has applied exactly op must
 // say; Size and Sum are left for the caller. False if that cannot be taken now:
-// op is not applied, its log is not durable here, or the membership is newer.
+// op is not applied, its log or its epoch is not durable here, or the membership
+// is newer.
 func (r *Replica) SnapshotAt(op Op) (Snapshot, bool) {
 	s := r.log.find(op)
-	if op > r.applied || op <= r.snapshotOp() || r.members.Op > op || s == nil || s.Checksum == 0 {
+	settled := r.recordEpoch == r.members.Epoch && r.recordTicket <= r.durable
+	if op > r.applied || op <= r.snapshotOp() || r.members.Op > op || s == nil || s.Checksum == 0 || !settled {
 		return Snapshot{}, false
 	}
 	for o := r.snapshotOp() + 1; o <= op; o++ {
-		if s := r.log.find(o); s == nil || !s.held() || s.ticket > r.durable {
-			return Snapshot{}, false
+		if s := r.log.find(o); s == nil || s.ticket > r.durable {
+			return Snapshot{}, false // what is damaged was applied: the machine has it
 		}
 	}
 	return Snapshot{Header: s.Header, Next: s.Next(), Members: r.members}, true
@@ -33,8 +35,12 @@ func (r *Replica) Snapshotted(s Snapshot) {
 	if s.Header.Op <= r.snapshotOp() || s.Header.Op > r.applied {
 		return
 	}
-	if len(r.snapshots) == 2 {
-		r.snapshots = append(r.snapshots[:0:0], r.snapshots[1])
+	n := len(r.snapshots)
+	switch {
+	case n >= 2 && r.pinned(r.snapshots[0].Header.Op): // on its way to somebody: a third for a while (A64)
+		r.snapshots = []Snapshot{r.snapshots[0], r.snapshots[n-1]}
+	case n >= 2:
+		r.snapshots = []Snapshot{r.snapshots[n-1]}
 	}
 	r.snapshots = append(r.snapshots, s)
 	r.trim()
@@ -56,15 +62,15 @@ func (r *Replica) SnapshotLost(op Op) {
 // trim lets go of the log below the older of two snapshots, but for a pipeline's
 // worth of headers and what a receiver of a snapshot still needs.
 func (r *Replica) trim() {
-	if len(r.snapshots) < 2 {
+	n := len(r.snapshots)
+	if n < 2 {
 		return
 	}
-	newest := r.snapshots[1].Header.Op
-	first := r.snapshots[0].Header.Op + 1
+	newest := r.snapshots[n-1].Header.Op
+	first := r.snapshots[n-2].Header.Op + 1
 	first = min(first, newest-min(newest, 2*Op(r.cfg.PipelineMax))+1)
 	for i := range r.peers {
-		p := &r.peers[i]
-		if p.pin != 0 && r.now < p.pinAt+uint64(4*r.cfg.ViewChangeTicks) && p.pin+Op(r.cfg.PinOpsMax) > newest {
+		if p := &r.peers[i]; r.pins(p) && p.pin+Op(r.cfg.PinOpsMax) > newest {
 			first = min(first, p.pin+1)
 		}
 	}
@@ -72,6 +78,20 @@ func (r *Replica) trim() {
 		r.log.trim(first)
 		r.write(Write{Kind: WriteTrim, Op: first, Snapshot: &r.snapshots[0]})
 	}
+}
+
+// pins reports whether a peer was sent a piece of a snapshot lately.
+func (r *Replica) pins(p *peer) bool {
+	return p.pin != 0 && r.now < p.pinAt+uint64(4*r.cfg.ViewChangeTicks)
+}
+
+func (r *Replica) pinned(op Op) bool {
+	for i := range r.peers {
+		if p := &r.peers[i]; r.pins(p) && p.pin == op {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *Replica) offerSnapshot(to ID) {
@@ -98,8 +118,6 @@ func onSnapshotOffer(r *Replica, m *Message, _ *peer) {
 	s := m.Snapshot
 	f := &r.fetch
 	switch {
-	case s == nil:
-		r.drop(NoteConflict)
 	case s.Members.Epoch > r.members.Epoch:
 		r.drop(NoteLaterEpoch)
 		if r.phase == Normal {
@@ -143,10 +161,6 @@ func (r *Replica) askChunk() {
 }
 
 func onGetChunk(r *Replica, m *Message, p *peer) {
-	if m.Snapshot == nil {
-		r.drop(NoteConflict)
-		return
-	}
 	for i := range r.snapshots {
 		s := &r.snapshots[i]
 		if s.Header.Op == m.Snapshot.Header.Op && s.Sum == m.Snapshot.Sum && m.Seq < s.Size {
@@ -163,7 +177,7 @@ func onGetChunk(r *Replica, m *Message, p *peer) {
 
 func onChunk(r *Replica, m *Message, _ *peer) {
 	f := &r.fetch
-	if f.snapshot == nil || m.Snapshot == nil || f.seal != 0 || f.snapshot.Header.Op != m.Snapshot.Header.Op ||
+	if f.snapshot == nil || f.seal != 0 || f.snapshot.Header.Op != m.Snapshot.Header.Op ||
 		f.snapshot.Sum != m.Snapshot.Sum || m.Seq != f.offset || len(m.Data) == 0 || f.offset+uint64(len(m.Data)) > f.snapshot.Size {
 		r.drop(NoteUnwanted)
 		return

@@ -78,6 +78,7 @@ type Message struct {
 type Log struct {
 	LogView    View // the last view in which the sender's log was authoritative
 	Head       Op   // its last op
+	Begin      Op   // LogView began with this head: what lies above was first prepared in it
 	First      Op   // the first op it still keeps
 	Contiguous Op   // it holds every op from its snapshot to here
 	Applied    Op   // it has given out everything up to here to be applied: that is certain

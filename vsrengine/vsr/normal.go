@@ -24,10 +24,10 @@ type backup struct {
 	limit      uint64 // silence after which it suspects
 	head       Op     // the primary's
 	said       Op     // last acknowledged in this view
+	firm       Op     // last said to be firm in this view
 	askedAt    uint64 // last request for state
 	asks       uint64 // without an answer
 	suspecting bool
-	since      uint64 // when that began
 	target     View
 	targetAt   uint64 // when it was chosen
 	saidAt     uint64
@@ -115,7 +115,7 @@ func (r *Replica) store(s *slot, e Entry) {
 }
 
 func onPrepare(r *Replica, m *Message, _ *peer) {
-	if len(m.Entries) != 1 || !r.fromPrimary(m) {
+	if !r.fromPrimary(m) {
 		return
 	}
 	r.heardPrimary(m)
@@ -296,8 +296,8 @@ func (r *Replica) acknowledge() {
 	if !ok {
 		return
 	}
-	r.backup.said = r.ack
-	r.promise(r.members.Primary(r.view), Message{Kind: PrepareOK, View: r.view, Op: r.ack, Checksum: sum, Commit: r.applied, Seq: uint64(r.advanceFirm())})
+	r.backup.said, r.backup.firm = r.ack, r.advanceFirm()
+	r.promise(r.members.Primary(r.view), Message{Kind: PrepareOK, View: r.view, Op: r.ack, Checksum: sum, Commit: r.applied, Seq: uint64(r.firm)})
 }
 
 // ownSum is the checksum of an op by its own header.
@@ -420,7 +420,7 @@ func (r *Replica) persistedNormal() {
 	}
 	r.healIfWhole()
 	r.advance()
-	if r.ack > r.backup.said {
+	if r.ack > r.backup.said || r.advanceFirm() > r.backup.firm {
 		r.acknowledge()
 	}
 }

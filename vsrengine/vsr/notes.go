@@ -8,6 +8,7 @@ const (
 	NoteHeld         Note = iota // the replica is held
 	NoteBooting                  // the first record is not durable yet
 	NoteMisaddressed             // to another, from itself, or of no kind
+	NoteMalformed                // its parts do not fit together
 	NotePhase                    // the handler table has no cell for it
 	NoteEarlierEpoch             // the sender's epoch has ended
 	NoteLaterEpoch               // mine has ended: asked for the new one
@@ -34,9 +35,9 @@ const NoteCount = int(noteCount)
 
 func (n Note) String() string {
 	return [...]string{
-		"held", "booting", "misaddressed", "phase", "earlier-epoch", "later-epoch", "earlier-view", "later-view",
+		"held", "booting", "misaddressed", "malformed", "phase", "earlier-epoch", "later-epoch", "earlier-view", "later-view",
 		"not-member", "not-primary", "gap", "conflict", "unknown-op", "nonce", "dead-view", "not-ready", "unwanted",
-		"duplicate-log", "not-candidate", "too-few", "purpose",
+		"duplicate-log", "too-few", "purpose",
 	}[n]
 }
 

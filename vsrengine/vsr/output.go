@@ -28,7 +28,7 @@ const (
 	WriteChunk                   // Data at Offset of the snapshot being received
 	WriteSeal                    // the snapshot being received is whole: verify it, make it durable under its name
 	WriteTrim                    // entries of ops below Op, and snapshots older than Snapshot, may go
-	WriteHeal                    // damaged records and superseded entries may go: all that counts is intact
+	WriteHeal                    // damaged records that were told before this was taken, and superseded entries, may go
 )
 
 // Write is one step of the ordered stream that must become durable.
@@ -83,6 +83,9 @@ type State struct {
 	Unplaced bool
 
 	Snapshots []Snapshot // intact ones, oldest first
+
+	// SnapshotDamaged says that there is one that cannot be read.
+	SnapshotDamaged bool
 
 	// Incarnation is fresh from crypto/rand: nonces are made from it.
 	Incarnation Nonce

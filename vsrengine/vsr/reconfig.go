@@ -241,17 +241,29 @@ func onRetired(r *Replica, m *Message, _ *peer) {
 	r.askView(m.From, m.View)
 }
 
+// onAskRetired tells what it was told when it was removed (R16).
+func onAskRetired(r *Replica, m *Message, _ *peer) {
+	r.drop(NoteEarlierEpoch)
+	if r.role == 0 && m.View.Epoch() < r.members.Epoch {
+		r.tellEpoch(m.From)
+	}
+}
+
 // tellEpoch answers one who is in an epoch that has ended.
 func (r *Replica) tellEpoch(to ID) {
 	members := r.members
-	r.send(to, Message{Kind: EpochAhead, View: r.view, Members: &members})
+	v := r.view
+	if v.Epoch() != members.Epoch {
+		v = MakeView(members.Epoch, members.First)
+	}
+	r.send(to, Message{Kind: EpochAhead, View: v, Members: &members})
 }
 
 // onEpochAhead learns that an epoch has ended. A voter of the new one goes there as
 // if by a notice; a learner asks its primary.
 func onEpochAhead(r *Replica, m *Message, _ *peer) {
 	switch {
-	case m.Members == nil || m.Members.Epoch != m.View.Epoch():
+	case m.Members.Epoch != m.View.Epoch():
 		r.drop(NoteConflict)
 	case !m.Members.newer(&r.members):
 		r.drop(NoteEarlierEpoch)

@@ -91,7 +91,7 @@ func (r *Replica) suspectFor(m *Message) {
 		r.moveByTargets()
 		return
 	}
-	b.suspecting, b.target, b.targetAt, b.since = true, t, r.now, r.now
+	b.suspecting, b.target, b.targetAt = true, t, r.now
 	r.suspect()
 }
 
@@ -108,7 +108,7 @@ func onRecoveryOfOther(r *Replica, m *Message, p *peer) {
 
 func onRecoveryResponse(r *Replica, m *Message, p *peer) {
 	rc := &r.recovery
-	if m.Nonce != rc.nonce || rc.chosen || m.Members == nil {
+	if m.Nonce != rc.nonce || rc.chosen {
 		r.drop(NoteNonce)
 		return
 	}
@@ -141,7 +141,11 @@ func (r *Replica) chooseRecovery() {
 		}
 	}
 	lead := r.members.Primary(best)
-	if n < meetQuorum(r.voters) || best < r.recovery.stamp && r.cfg.Defect != DefectAmnesia || lead == r.id && r.cfg.Defect != DefectSelfRecovery {
+	if r.cfg.Defect == DefectSelfRecovery && n >= meetQuorum(r.voters) && lead == r.id {
+		r.recoverAlone(best)
+		return
+	}
+	if n < meetQuorum(r.voters) || best < r.recovery.stamp && r.cfg.Defect != DefectAmnesia || lead == r.id {
 		return
 	}
 	for _, a := range r.recovery.answers {
@@ -153,6 +157,7 @@ func (r *Replica) chooseRecovery() {
 		r.view, r.logView = best, best
 		r.commit = max(a.Commit, a.Log.Commit)
 		r.adopt(a.Log.Headers, a.Log.Head)
+		r.begun = a.Log.Head
 		r.recoveredSoFar()
 		return
 	}

@@ -27,7 +27,11 @@ func (r *Replica) askState() {
 	b.askedAt = r.now
 	b.asks++
 	op := r.firstMissing() - 1
-	if b.asks > 2 && r.askByChecksum(op+1) {
+	if b.asks > 2 && b.asks%2 == 1 {
+		// The primary may have lost it, or it may be in snapshots only.
+		if !r.askByChecksum(op + 1) {
+			r.send(r.nextPeer(), Message{Kind: GetSnapshot, View: r.view, Op: r.applied})
+		}
 		return
 	}
 	r.send(r.members.Primary(r.view), Message{Kind: GetState, View: r.view, Op: op})
@@ -270,6 +274,7 @@ func (r *Replica) Damaged(op Op, sum Checksum) {
 	if s := r.log.find(op); s != nil && s.Checksum == sum {
 		s.damaged, s.Body = true, nil
 		r.firm = min(r.firm, op-1)
+		r.ack = min(r.ack, max(op-1, min(r.commit, r.log.head)))
 	}
 	r.check()
 }

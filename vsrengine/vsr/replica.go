@@ -32,6 +32,7 @@ type Replica struct {
 	booting  bool // the first record is not durable yet: nothing is said or heard
 	view     View
 	logView  View
+	begun    Op // head with which logView began, as far as is known here
 	members  Membership
 	role     Role
 	peers    []peer // the other members, ascending by ID
@@ -107,7 +108,8 @@ func (r *Replica) Take() *Output {
 	return &r.taken
 }
 
-// Step takes in a message from a peer.
+// Step takes in a message from a peer. The message and what it points to may be
+// kept and must not change.
 func (r *Replica) Step(m *Message) {
 	switch {
 	case r.held:
@@ -116,6 +118,8 @@ func (r *Replica) Step(m *Message) {
 		r.drop(NoteBooting)
 	case m.To != r.id || m.From == r.id || m.Kind >= kindCount:
 		r.drop(NoteMisaddressed)
+	case !r.wellFormed(m):
+		r.drop(NoteMalformed)
 	default:
 		r.dispatch(m)
 	}

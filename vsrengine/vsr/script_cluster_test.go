@@ -83,6 +83,7 @@ func newCluster(cfg vsr.Config, members vsr.Membership, auto bool) *cluster {
 func (c *cluster) add(id vsr.ID, members vsr.Membership) *replica {
 	n := &replica{id: id, unread: map[vsr.Op]bool{}}
 	n.disk.record = &vsr.Record{View: vsr.MakeView(members.Epoch, members.First), Members: members, Virgin: true}
+	c.props.stamped(id, n.disk.record)
 	c.replicas = append(c.replicas, n)
 	return n
 }
@@ -144,6 +145,7 @@ func (c *cluster) crash(n *replica, torn int) {
 	n.disk.crash(torn, c.cfg.Memory)
 	if n.disk.record != nil {
 		c.props.records[n.id] = *cloneRecord(n.disk.record)
+		c.props.stamped(n.id, n.disk.record)
 	}
 	n.core = nil
 	clear(n.unread)
@@ -216,6 +218,8 @@ func (c *cluster) fsync(n *replica, count int) bool {
 		switch {
 		case w.Kind == vsr.WriteEntry:
 			c.props.durable(n.id, w.Entry.Checksum)
+		case w.Kind == vsr.WriteRecord:
+			c.props.stamped(n.id, w.Record)
 		case w.Kind == vsr.WriteSeal && !sealed:
 			c.printf(showDisk, "%s finds that snapshot %s does not fit its checksum", n, c.names.snapshot(w.Snapshot))
 			n.core.SealFailed()

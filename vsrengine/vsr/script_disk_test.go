@@ -56,7 +56,9 @@ func (d *disk) state(incarnation vsr.Nonce) vsr.State {
 		st.Slots = append(st.Slots, found)
 	}
 	for i := range d.snapshots {
-		if !d.snapshots[i].bad {
+		if d.snapshots[i].bad {
+			st.SnapshotDamaged = true
+		} else {
 			st.Snapshots = append(st.Snapshots, d.snapshots[i].Snapshot)
 		}
 	}

@@ -21,7 +21,7 @@ import (
 // is damaged, "~~" its header too. dead are entries that were superseded; each
 // follows the entry below it in dead or, if there is none, in log. head= is the
 // last op that the view record lists (the rest was appended after it), headers=
-// how many it lists, snapshots=(1 3) are snapshots at those ops, first= the first
+// how many it lists (log_view began with the last one of an earlier view), snapshots=(1 3) are snapshots at those ops, first= the first
 // op that was not trimmed, unplaced a damaged record whose op is not known,
 // virgin a disk that was formatted and never used.
 func verbGiven(c *cluster, d *datadriven.TestData) error {
@@ -73,6 +73,7 @@ func (c *cluster) lay(n *replica, d *datadriven.TestData) error {
 	}
 	if g.err == nil {
 		c.props.recordMoves(n.id, n.disk.record)
+		c.props.stamped(n.id, n.disk.record)
 	}
 	return g.err
 }
@@ -185,6 +186,9 @@ func (g *given) record(most int) *vsr.Log {
 	l.Contiguous = l.Snapshot
 	for i := range g.log[:head] {
 		w := &g.log[i]
+		if w.View < l.LogView {
+			l.Begin = w.Op // log_view began with it
+		}
 		if w.Op == l.Contiguous+1 && !w.missing && !w.bodyBad && !w.headerBad {
 			l.Contiguous = w.Op
 		}

@@ -15,23 +15,25 @@ import (
 // mutants says which script shows what each defect breaks.
 var mutants = map[string]string{
 	"TruncateOnPrepare":  "a01_later_prepare.txt",
+	"OldAcks":            "a16_old_acks.txt",
+	"OldStartView":       "a22_old_start_view.txt",
 	"SlotByView":         "a49_carried_over.txt",
 	"HeldPromise":        "a47_held_promise.txt",
 	"CompletionByOp":     "a48_completion_by_ticket.txt",
 	"LogViewEarly":       "a50_log_view_with_its_log.txt",
 	"InstallDropsTail":   "a68_install_over_a_hole.txt",
-	"FreshRead":          "reads.txt",
-	"LogViewVolatile":    "view_change.txt",
-	"ViewVolatile":       "view_change.txt",
+	"FreshRead":          "a43_fresh_read.txt",
+	"LogViewVolatile":    "a17_log_view_durable.txt",
+	"ViewVolatile":       "a18_view_durable.txt",
 	"TwoLogs":            "a19_same_vote.txt",
-	"PrepareEarly":       "view_change.txt",
+	"PrepareEarly":       "a20_prepare_after_log_view.txt",
 	"NackDamaged":        "a23_damaged_is_no_nack.txt",
 	"ExactTargets":       "a54_targets.txt",
 	"NackTooFew":         "a23_damaged_is_no_nack.txt",
-	"AbdicatedStartView": "restart.txt",
+	"AbdicatedStartView": "a70_abdicated.txt",
 	"NewVoterNack":       "a67_new_voter_nack.txt",
 	"EpochWithoutQuorum": "membership.txt",
-	"OldEpochVote":       "membership.txt",
+	"OldEpochVote":       "r05_laggard_of_an_old_epoch.txt",
 	"DeadExecute":        "a72_dead_entry.txt",
 	"SelfRecovery":       "a66_restarted_primary.txt",
 	"InstallRewritesLog": "a69_same_vote_after_install.txt",
@@ -43,7 +45,16 @@ var mutants = map[string]string{
 
 // shownByOutput are the defects whose scripts fail only because something else
 // happens than is written, and why no property breaks.
-var shownByOutput = map[string]string{}
+var shownByOutput = map[string]string{
+	"EpochWithoutQuorum": "with majorities and single changes, the primary that committed a Reconfigure holds all that the next epoch must",
+	"OldEpochVote":       "an old epoch's acknowledgement names its content, and all that the old epoch prepared is committed when it ends",
+	"InstallRewritesLog": "a candidate's own DoViewChange is read by nobody but itself",
+}
+
+// notOfTheCore are the defects that no script can show, and where they are shown.
+var notOfTheCore = map[string]string{
+	"Sessionless": "the simulator's machine has the sessions: vsrengine/vsrsim",
+}
 
 // TestMutantsFailTheirScripts: with its defect put back, a script fails: a
 // property breaks, a verb fails, or, for those in shownByOutput, something else
@@ -51,6 +62,9 @@ var shownByOutput = map[string]string{}
 func TestMutantsFailTheirScripts(t *testing.T) {
 	for defect := vsr.Defect(1); defectName(defect) != ""; defect++ {
 		name := defectName(defect)
+		if _, ok := notOfTheCore[name]; ok {
+			continue
+		}
 		path, ok := mutants[name]
 		if !ok {
 			t.Errorf("no script is named for defect %s", name)

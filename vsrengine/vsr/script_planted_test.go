@@ -167,6 +167,45 @@ func TestPropertiesFire(t *testing.T) {
 		{"promise after persist", // StartView before log_view
 			func(p *planted) { p.disk.record.Log.LogView = 1; p.begins(1, p.make("x", 0, nil)) },
 			func(p *planted) { p.begins(2, p.make("x", 0, nil)) }},
+		{"a view begins by a quorum",
+			func(p *planted) { p.stampedAt(1, 1); p.stampedAt(3, 2); p.startsView(1, p.make("x", 0, nil)) },
+			func(p *planted) { p.startsView(2, p.make("x", 0, nil)) }},
+		{"a view begins by a quorum", // a disk that was formatted for it has not been in it
+			func(p *planted) {},
+			func(p *planted) {
+				p.stampedAt(1, 1)
+				p.stamped(2, &vsr.Record{View: 1, Virgin: true})
+				p.startsView(1, p.make("x", 0, nil))
+			}},
+		{"a Reconfigure ends its epoch",
+			func(p *planted) {
+				k := p.reconfigure(p.make("x", 0, nil))
+				p.header(&k)
+				y := p.make("y", vsr.MakeView(1, 0), &k)
+				p.header(&y)
+			},
+			func(p *planted) {
+				k := p.reconfigure(p.make("x", 0, nil))
+				z := p.make("z", 2, &k)
+				p.header(&z)
+			}},
+		{"the record keeps what was said",
+			func(p *planted) {
+				x := p.vote(2, 1, p.make("x", 0, nil)).Log
+				p.recordMoves(1, &vsr.Record{View: 2, Log: x})
+				snapshot := *x
+				snapshot.Snapshot, snapshot.Commit = 1, 1
+				p.recordMoves(1, &vsr.Record{View: 2, Log: &snapshot})
+				p.recordMoves(2, &vsr.Record{View: 2, Log: x})
+				begun := *x
+				begun.LogView, begun.Headers, begun.Claims = 2, nil, nil
+				p.recordMoves(2, &vsr.Record{View: 2, Log: &begun})
+			},
+			func(p *planted) {
+				x := p.vote(2, 1, p.make("x", 0, nil)).Log
+				x.Claims[0] = vsr.Linked
+				p.recordMoves(1, &vsr.Record{View: 2, Log: x})
+			}},
 		{"applied histories are prefixes",
 			func(p *planted) { p.apply(1, p.make("x", 0, nil)); p.apply(2, p.make("x", 0, nil)) },
 			func(p *planted) { p.apply(3, p.make("y", 1, nil)) }},
@@ -219,12 +258,28 @@ func TestPropertiesFire(t *testing.T) {
 	}
 }
 
+// reconfigure is the header of a Reconfigure that follows parent.
+func (p *planted) reconfigure(parent vsr.Header) vsr.Header {
+	h := p.make("config", 1, &parent)
+	h.Kind, h.Count = vsr.KindConfig, 0
+	h.Checksum = h.Sum(p.seed)
+	return h
+}
+
 func (p *planted) prepares(view vsr.View, h vsr.Header) {
 	p.sends(vsr.Message{Kind: vsr.Prepare, From: 1, View: view, Entries: []vsr.Entry{{Header: h}}})
 }
 
-// begins sends a StartView.
+// begins sends the StartView of a view that two of three are in.
 func (p *planted) begins(view vsr.View, headers ...vsr.Header) {
+	p.stampedAt(1, view)
+	p.stampedAt(2, view)
+	p.startsView(view, headers...)
+}
+
+func (p *planted) stampedAt(id vsr.ID, view vsr.View) { p.stamped(id, &vsr.Record{View: view}) }
+
+func (p *planted) startsView(view vsr.View, headers ...vsr.Header) {
 	m := p.vote(view, view, headers...)
 	m.Kind = vsr.StartView
 	p.disk.record.Log.LogView = max(p.disk.record.Log.LogView, min(view, 1))

@@ -21,6 +21,7 @@ type properties struct {
 	votes   map[voteOf]*vsr.Log
 	status  map[vsr.ID]vsr.Status
 	records map[vsr.ID]vsr.Record
+	stamps  map[vsr.ID]vsr.View              // the highest view that was ever durable
 	held    map[vsr.Checksum]map[vsr.ID]bool // who ever held an entry durably
 	reads   map[uint64]vsr.Op                // the least answer
 	seed    uint64
@@ -49,7 +50,7 @@ func newProperties(ns names) *properties {
 	return &properties{
 		leads: map[vsr.View]vsr.ID{}, minted: map[viewOp]vsr.Checksum{}, logs: map[viewOp]vsr.Checksum{},
 		linked: map[viewOp]vsr.Checksum{}, headers: map[vsr.Checksum]vsr.Header{}, votes: map[voteOf]*vsr.Log{},
-		status: map[vsr.ID]vsr.Status{}, records: map[vsr.ID]vsr.Record{},
+		status: map[vsr.ID]vsr.Status{}, records: map[vsr.ID]vsr.Record{}, stamps: map[vsr.ID]vsr.View{},
 		held: map[vsr.Checksum]map[vsr.ID]bool{}, reads: map[uint64]vsr.Op{}, ns: ns,
 	}
 }
@@ -96,6 +97,7 @@ func (p *properties) message(m *vsr.Message, s *sender) {
 			p.appendOnly(m.View, &m.Log.Headers[i])
 		}
 		p.acknowledgedSurvives(m)
+		p.beginsByQuorum(m, s)
 	case vsr.DoViewChange:
 		p.sameDoViewChange(m)
 		p.oneLogAView(m)
@@ -127,6 +129,7 @@ func (p *properties) header(h *vsr.Header) {
 	}
 	p.mintedOnce(h)
 	p.logMatching(h)
+	p.nothingFollows(h)
 }
 
 // onePrimaryAView: whoever acts as primary of a view is the only one ever.
@@ -172,6 +175,34 @@ func (p *properties) logMatching(h *vsr.Header) {
 		if parent.Op+1 != h.Op || parent.Next() != h.First {
 			p.fail("log matching", "%s at position %d follows %s, which ends at %d", p.ns.of(h), h.First, p.ns.of(&parent), parent.Next())
 		}
+	}
+}
+
+// nothingFollows: a Reconfigure is the last op of its epoch.
+func (p *properties) nothingFollows(h *vsr.Header) {
+	if parent, ok := p.headers[h.Parent]; ok && parent.Kind == vsr.KindConfig && h.View.Epoch() <= parent.View.Epoch() {
+		p.fail("a Reconfigure ends its epoch", "%s is prepared after %s", p.ns.of(h), p.ns.of(&parent))
+	}
+}
+
+// beginsByQuorum: a view begins once a majority of the voters of its epoch is in
+// it for good, or in a later one.
+func (p *properties) beginsByQuorum(m *vsr.Message, s *sender) {
+	members := s.is.Members
+	switch {
+	case m.Members != nil:
+		members = *m.Members
+	case members.Epoch != m.View.Epoch():
+		members = s.was.Members
+	}
+	n := 0
+	for _, x := range members.Members {
+		if at, ok := p.stamps[x.ID]; ok && x.Role == vsr.Voter && at >= m.View {
+			n++
+		}
+	}
+	if voters := members.Voters(); n < voters/2+1 {
+		p.fail("a view begins by a quorum", "%s begins view %s, which is durable on %d of %d voters", letter(m.From), m.View, n, voters)
 	}
 }
 
@@ -364,7 +395,8 @@ func (p *properties) statusMoves(st vsr.Status) {
 // restarted: what is volatile may go back then.
 func (p *properties) restarted(id vsr.ID) { delete(p.status, id) }
 
-// recordMoves: what is durable of view, log_view and commit never goes back.
+// recordMoves: what is durable of view, log_view and commit never goes back, and
+// while the view changes the record says what the DoViewChange says.
 func (p *properties) recordMoves(id vsr.ID, r *vsr.Record) {
 	was, ok := p.records[id]
 	p.records[id] = *cloneRecord(r)
@@ -377,8 +409,19 @@ func (p *properties) recordMoves(id vsr.ID, r *vsr.Record) {
 	if r.Log != nil && was.Log != nil && r.Log.LogView < was.Log.LogView {
 		p.fail("views never go back", "%s writes log_view %s over %s", letter(id), r.Log.LogView, was.Log.LogView)
 	}
+	if r.Log != nil && was.Log != nil && r.View == was.View && r.View > r.Log.LogView && r.View > was.Log.LogView && !sameLog(r.Log, was.Log) {
+		p.fail("the record keeps what was said", "%s writes %s over %s in view %s", letter(id), p.ns.log(r.Log), p.ns.log(was.Log), r.View)
+	}
 	if r.Log != nil && was.Log != nil && r.Log.Commit < was.Log.Commit {
 		p.fail("commit never goes back", "%s writes commit %d over %d", letter(id), r.Log.Commit, was.Log.Commit)
+	}
+}
+
+// stamped notes a view that is durable. A disk that is formatted for a group that
+// runs has been in no view yet.
+func (p *properties) stamped(id vsr.ID, r *vsr.Record) {
+	if !r.Virgin || r.View == 0 {
+		p.stamps[id] = max(p.stamps[id], r.View)
 	}
 }
 

@@ -1,6 +1,7 @@
 package vsr
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 )
@@ -51,11 +52,13 @@ func New(cfg Config, st State) (*Replica, error) {
 // startVirgin clears the mark before anything else: from the next start on, an
 // empty log means that something was lost.
 func (r *Replica) startVirgin() {
-	r.logView = r.view
 	r.booting = true
 	r.prim.begun = true
 	r.prim.stalledAt = r.now
-	r.writeRecord(&Log{LogView: r.view, First: 1, Intact: true})
+	if r.view > 0 {
+		r.phase = Retired // it joins a group that runs: an empty log is no log of its view
+	}
+	r.writeRecord(&Log{First: 1, Intact: true})
 }
 
 func (r *Replica) startFromDisk(st *State) error {
@@ -65,6 +68,7 @@ func (r *Replica) startFromDisk(st *State) error {
 	}
 	r.logView = rec.LogView
 	r.commit = rec.Commit
+	r.begun = rec.Begin
 	r.unplaced = st.Unplaced
 	r.snapshots = slices.Clone(st.Snapshots)
 	if n := len(r.snapshots); n > 2 {
@@ -78,6 +82,9 @@ func (r *Replica) startFromDisk(st *State) error {
 		}
 	}
 	r.readSlots(rec, st.Slots)
+	if st.SnapshotDamaged && lowest(st.Slots) > r.applied+1 {
+		r.rotten = true // the log was let go for a snapshot that is lost
+	}
 	if s := r.snapshots; len(s) > 0 {
 		last := s[len(s)-1]
 		r.commit = max(r.commit, last.Header.Op)
@@ -86,11 +93,22 @@ func (r *Replica) startFromDisk(st *State) error {
 		}
 		r.dropUnchained(last.Header.Op, last.Header.Checksum)
 	}
-	if r.voters == 1 && r.role == Voter && r.lost() {
+	if r.voters == 1 && r.role == Voter && r.rotten && r.lost() {
 		return ErrNoCopy
 	}
 	r.resume(rec)
 	return nil
+}
+
+// lowest is the first op of which there is any record.
+func lowest(found []Slot) Op {
+	low := Op(math.MaxUint64)
+	for i := range found {
+		if found[i].Op != 0 {
+			low = min(low, found[i].Op)
+		}
+	}
+	return low
 }
 
 // lost reports whether something that counts cannot be read.
@@ -213,6 +231,10 @@ func (r *Replica) linkOld() {
 // view over; a view change goes on with the same words (A19).
 func (r *Replica) resume(rec *Log) {
 	r.rotten = r.rotten || r.unplaced
+	if r.view > r.logView && r.role == Learner {
+		r.phase = Retired // it joined and was not spoken to yet
+		return
+	}
 	if r.view > r.logView {
 		r.phase = ViewChange
 		r.vc.log = rec
@@ -241,6 +263,7 @@ func (r *Replica) resume(rec *Log) {
 	}
 	r.phase = Normal
 	r.prim.stalledAt = r.now
+	r.prim.begun = true // of a primary only with a Defect
 	r.applyCommitted()
 	r.acknowledge()
 }

@@ -62,9 +62,15 @@ func onStartView(r *Replica, m *Message, p *peer) {
 		r.drop(NoteDeadView)
 		return
 	}
+	if m.Log.Head > r.log.head+aheadMax {
+		r.drop(NoteGap) // the ring would have to hold it all
+		r.vc.installing = r.phase == ViewChange
+		r.send(m.From, Message{Kind: GetSnapshot, View: r.view, Op: r.applied})
+		return
+	}
 	r.leaveView()
 	r.vc.failed, r.vc.forfeits = 0, 0
-	if m.Members != nil && m.Members.newer(&r.members) {
+	if m.Members != nil && (m.Members.newer(&r.members) || r.phase == Retired) {
 		if m.Members.Role(r.id) == 0 {
 			r.retire(*m.Members)
 			return
@@ -74,6 +80,7 @@ func onStartView(r *Replica, m *Message, p *peer) {
 	r.view = m.View
 	r.commit = max(r.commit, m.Log.Commit)
 	r.adopt(m.Log.Headers, m.Log.Head)
+	r.begun = m.Log.Head
 	r.enterNormal()
 	r.backup.head = m.Log.Head
 	r.advance()
@@ -89,9 +96,9 @@ func (r *Replica) wantsView(m *Message) bool {
 		members = m.Members
 	}
 	switch {
-	case m.Log == nil || later && (members == nil || members.Epoch != m.View.Epoch()):
+	case later && (members == nil || members.Epoch != m.View.Epoch()):
 		r.drop(NoteConflict)
-	case r.phase == Retired && (m.Members == nil || !m.Members.newer(&r.members) || m.Members.Role(r.id) == 0):
+	case r.phase == Retired && (m.Members == nil || r.members.newer(m.Members) || m.Members.Role(r.id) == 0):
 		r.drop(NoteNotMember)
 	case m.From != members.Primary(m.View):
 		r.drop(NoteNotPrimary)

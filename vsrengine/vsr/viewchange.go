@@ -32,10 +32,13 @@ func (r *Replica) suspect() {
 	switch {
 	case !b.suspecting:
 		b.suspecting = true
-		b.since, b.targetAt = r.now, r.now
+		b.targetAt = r.now
 		b.target = max(r.view+1, r.highestTarget())
 		if r.phase == ViewChange && r.members.Primary(b.target) == r.members.Primary(r.view) {
 			b.target++ // that one has just failed
+		}
+		if r.phase == ViewChange {
+			b.target = r.pastSilent(b.target)
 		}
 	case r.now >= b.targetAt+uint64(r.cfg.ViewChangeTicks):
 		b.targetAt = r.now
@@ -52,11 +55,17 @@ func (r *Replica) suspect() {
 	r.moveByTargets()
 }
 
-// pastSilent moves a target on past primaries that said nothing since the
-// suspicion began. One who hears nobody does not: it would always name itself.
+// pastSilent moves a target on past primaries that said nothing lately, while those
+// who live repeat their suspicion. One who hears nobody does not: it would always
+// name itself.
 func (r *Replica) pastSilent(t View) View {
-	for u := t; u < t+View(r.voters); u++ {
-		if p := r.peer(r.members.Primary(u)); p != nil && p.heard >= r.backup.since {
+	lively := func(p *peer) bool { return r.now <= p.heard+uint64(r.cfg.ViewChangeTicks) }
+	alone := true
+	for i := range r.peers {
+		alone = alone && !lively(&r.peers[i])
+	}
+	for u := t; !alone && u < t+View(r.voters); u++ {
+		if p := r.peer(r.members.Primary(u)); p == nil || lively(p) {
 			return u
 		}
 	}
@@ -156,14 +165,14 @@ func (r *Replica) leaveView() {
 	r.vc = viewChange{failed: r.vc.failed, forfeits: r.vc.forfeits}
 	r.backup.suspecting, r.backup.target = false, 0
 	r.backup.view, r.backup.nonce = 0, Nonce{}
-	r.backup.head, r.backup.said, r.backup.asks = 0, 0, 0
+	r.backup.head, r.backup.said, r.backup.firm, r.backup.asks = 0, 0, 0, 0
 	r.lastSaid = r.now
 }
 
 // describe is what this replica says of its log: the last ops that may be
 // uncommitted, and one more (D1, D8).
 func (r *Replica) describe() *Log {
-	l := &Log{LogView: r.logView, Head: r.log.head, First: r.log.first, Applied: r.applied, Commit: r.commit, Snapshot: r.snapshotOp(),
+	l := &Log{LogView: r.logView, Head: r.log.head, Begin: r.begun, First: r.log.first, Applied: r.applied, Commit: r.commit, Snapshot: r.snapshotOp(),
 		Intact: !r.rotten || r.cfg.Defect == DefectNackDamaged}
 	l.Contiguous = r.contiguous()
 	low := r.log.head - min(r.log.head, Op(r.cfg.PipelineMax))

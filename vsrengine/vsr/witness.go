@@ -10,8 +10,8 @@ type Witness struct {
 }
 
 func (r *Replica) witness(p *peer, m *Message) {
-	switch m.Kind {
-	case PrepareOK, DoViewChange, Notice, StartView:
+	switch {
+	case m.Kind == PrepareOK, m.Kind == DoViewChange, m.Kind == StartView, m.Kind == Notice && m.View.Epoch() == r.view.Epoch():
 		p.seen.View = max(p.seen.View, m.View) // the others may leave before their view is durable
 	}
 	if firm := Op(m.Seq); m.Kind == PrepareOK && (m.View > p.seen.AckView || m.View == p.seen.AckView && firm > p.seen.Acked) {

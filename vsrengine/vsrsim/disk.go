@@ -19,7 +19,8 @@ type disk struct {
 	staged    []byte   // the snapshot being received
 
 	queue      []vsr.Write
-	flying     int // writes at the front of the queue that are in the flush under way
+	issued     vsr.Ticket // the last that was put into the queue
+	flying     int        // writes at the front of the queue that are in the flush under way
 	sealFailed bool
 
 	damaged  int
@@ -31,7 +32,7 @@ type disk struct {
 type written struct {
 	entry vsr.Entry
 	rot   rot
-	known bool // the journal has seen the damage
+	known vsr.Ticket // the journal has seen the damage: one more than the last ticket given out then
 }
 
 // rot is how much of a record cannot be read.
@@ -49,6 +50,11 @@ type stored struct {
 	meta    vsr.Snapshot
 	payload []byte
 	rotten  bool
+}
+
+func (d *disk) put(writes []vsr.Write) {
+	d.queue = append(d.queue, writes...)
+	d.issued = d.queue[len(d.queue)-1].Ticket
 }
 
 func (d *disk) begin() bool {
@@ -88,7 +94,7 @@ func (d *disk) crash(keep int) {
 		d.end(keep)
 	}
 	clear(d.queue)
-	d.queue, d.flying, d.staged = d.queue[:0], 0, nil
+	d.queue, d.issued, d.flying, d.staged = d.queue[:0], 0, 0, nil
 }
 
 func (d *disk) do(w *vsr.Write) {
@@ -112,7 +118,7 @@ func (d *disk) do(w *vsr.Write) {
 	case vsr.WriteTrim:
 		d.trim(w)
 	case vsr.WriteHeal:
-		d.heal()
+		d.heal(w.Ticket)
 	}
 }
 
@@ -219,16 +225,24 @@ func (d *disk) trim(w *vsr.Write) {
 	d.snapshots = kept
 }
 
-// heal drops the damage that the journal knows of. Damage that nobody has seen
-// yet stays, for nothing took its place.
-func (d *disk) heal() {
+// heal drops the damage that the journal knew of when the core asked for it.
+// Damage that was found later, or that nobody has seen yet, stays: nothing took its
+// place, and an empty slot would say that it was never there.
+func (d *disk) heal(asked vsr.Ticket) {
 	d.rebuild(func(r *written, i int) bool {
 		superseded := d.newest(r.entry.Op) != &d.journal[i]
 		if r.rot != intact {
-			return !r.known && !superseded
+			return (r.known == 0 || r.known > asked) && !superseded
 		}
 		return d.lazy || !superseded
 	})
+}
+
+// found is a record that was read: if it is damaged, the journal knows now.
+func (d *disk) found(r *written) {
+	if r.rot != intact && r.known == 0 {
+		r.known = d.issued + 1
+	}
 }
 
 func (d *disk) rebuild(pass func(*written, int) bool) {
@@ -267,8 +281,9 @@ func (d *disk) state(memory bool) vsr.State {
 	}
 	for i := range d.journal {
 		r := &d.journal[i]
-		r.known = r.rot != intact
-		s := vsr.Slot{Entry: vsr.Entry{Header: r.entry.Header}, Damaged: r.known}
+		r.known = 0
+		d.found(r)
+		s := vsr.Slot{Entry: vsr.Entry{Header: r.entry.Header}, Damaged: r.rot != intact}
 		switch r.rot {
 		case intact:
 			if r.entry.Kind == vsr.KindConfig || r.entry.Kind == vsr.KindLearners {
@@ -287,6 +302,8 @@ func (d *disk) state(memory bool) vsr.State {
 		if !s.rotten {
 			st.Snapshots = append(st.Snapshots, s.meta)
 			kept = append(kept, s)
+		} else {
+			st.SnapshotDamaged = true
 		}
 	}
 	d.baseless = d.baseless || len(kept) == 0 && len(d.snapshots) > 0

@@ -48,16 +48,17 @@ func TestFlushes(t *testing.T) {
 }
 
 // Healing forgets the damage that was seen and what was superseded, and keeps
-// damage that nobody has seen.
+// damage that nobody has seen, or that was found after it was asked for.
 func TestHealing(t *testing.T) {
 	var d disk
 	for _, v := range []vsr.View{0, 1} {
 		d.append(written{entry: batch(1, v, 0)})
 	}
-	d.append(written{entry: batch(2, 0, 0), rot: bodyless, known: true})
+	d.append(written{entry: batch(2, 0, 0), rot: bodyless, known: 1})
 	d.append(written{entry: batch(3, 0, 0), rot: bodyless})
-	d.heal()
-	if len(d.journal) != 2 || d.newest(2) != nil || d.newest(1).entry.View != 1 || d.newest(3) == nil || d.damaged != 1 {
+	d.append(written{entry: batch(4, 0, 0), rot: bodyless, known: 9})
+	d.heal(5)
+	if len(d.journal) != 3 || d.newest(2) != nil || d.newest(1).entry.View != 1 || d.newest(3) == nil || d.newest(4) == nil || d.damaged != 2 {
 		t.Fatalf("%+v", d.journal)
 	}
 }

@@ -43,7 +43,7 @@ func runLane(t *testing.T, lane Lane, n int) {
 		events += res.Events
 		if res.Failure != nil {
 			t.Errorf("lane %s seed %d: %s\n%s", lane, res.Seed, res.Failure, res.Options)
-			if failed++; failed == 100 {
+			if failed++; failed == 8 {
 				t.Fatal("enough")
 			}
 		}

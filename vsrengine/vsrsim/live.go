@@ -11,8 +11,11 @@ import (
 // The second phase: a core of the cluster is healed, everything outside of it
 // stays as it is for ever, and the core must get on.
 
-// patience is how many ticks the core has.
-func (w *world) patience() uint64 { return uint64(4000 + 100*w.o.ViewChange) }
+// patience is how many ticks the core has: a long history takes a replica that
+// restarts empty a while, for the least answers hold one entry.
+func (w *world) patience() uint64 {
+	return uint64(4000 + 100*w.o.ViewChange + 8*len(w.check.history))
+}
 
 // live runs the core until a command and a read that came after the healing are
 // answered and all of it has the same state, and fails if that does not come.
@@ -21,13 +24,17 @@ func (w *world) live() {
 	begin, until := w.now, w.now+w.ticks(w.patience())
 	acked, answered := w.counts.Acked, w.counts.Answered
 	w.o.Reads = max(w.o.Reads, 0.1)
-	var target vsr.Op
+	var target, furthest vsr.Op
 	for w.failure == nil && w.now < until {
 		w.run(math.MaxInt, min(until, w.now+w.ticks(10)))
 		w.now = max(w.now, min(until, w.now+1))
 		if target == 0 && w.counts.Acked > acked+2 && w.counts.Answered > answered {
 			target = vsr.Op(len(w.check.history))
 			w.still = true
+		}
+		if sum := w.appliedInCore(); target != 0 && sum > furthest {
+			furthest = sum // who is thousands of ops behind needs time, as long as it gets on
+			until = max(until, w.now+w.ticks(w.patience()/4))
 		}
 		if target != 0 && w.failure == nil && w.converged() {
 			w.counts.LiveTicks += (w.now - begin) / microticks
@@ -43,6 +50,16 @@ func (w *world) live() {
 	}
 	w.fail("stuck", fmt.Sprintf("the core does not get on: %d commands and %d reads answered since it was healed\n%s",
 		w.counts.Acked-acked, w.counts.Answered-answered, w.describe()))
+}
+
+// appliedInCore adds up how far the core has come.
+func (w *world) appliedInCore() (sum vsr.Op) {
+	for _, n := range w.nodes {
+		if w.core[n.index] {
+			sum += n.machine.op
+		}
+	}
+	return sum
 }
 
 // heal chooses the core and lets it run. What is outside is down, or cut off: both
@@ -94,7 +111,9 @@ func (w *world) chooseCore() {
 		if n.gone || !w.core[n.index] || d.pick(2) == 0 {
 			continue
 		}
-		outside := func(_ *vsr.Membership, x *node) bool { return w.lost(x) || !w.core[x.index] }
+		outside := func(_ *vsr.Membership, x *node) bool {
+			return w.lost(x) || !w.core[x.index] || x.up && x.r.Status().Damaged // its word on what it lacks does not count yet
+		}
 		if m.Role(n.id) == vsr.Voter && (!w.tolerates(n, outside) || !w.mayWipe(n)) {
 			continue
 		}

@@ -78,10 +78,11 @@ func (w *world) start(n *node) {
 	n.r = r
 	w.note(Event{Kind: Started, Replica: n.id})
 	w.after(w.dNode.below(microticks), happening{kind: tickDue, node: uint8(n.index), life: n.life})
+	w.obey(n)
 	if w.o.Hello && n.life > 1 {
 		w.hello(n)
+		w.obey(n)
 	}
-	w.obey(n)
 }
 
 // hello tells a replica what the peers in reach remember of it (D18).
@@ -130,7 +131,7 @@ func (w *world) obeyOne(n *node, out *vsr.Output) {
 		w.leave(n, &out.Send[i], &st)
 	}
 	if len(out.Persist) > 0 {
-		n.disk.queue = append(n.disk.queue, out.Persist...)
+		n.disk.put(out.Persist)
 		w.check.waiting(n.id, "writes", len(n.disk.queue))
 		w.counts.QueueMax = max(w.counts.QueueMax, uint64(len(n.disk.queue)))
 		w.flush(n)
@@ -322,7 +323,7 @@ func (w *world) read(n *node, op vsr.Op, sum vsr.Checksum) ([]byte, bool) {
 		w.counts.ReadErrors++
 	}
 	if r.rot != intact {
-		r.known = true
+		n.disk.found(r)
 		return nil, false
 	}
 	return r.entry.Body, true

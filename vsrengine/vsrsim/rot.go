@@ -100,10 +100,10 @@ func (w *world) scrub() {
 		from := d.pick(k)
 		for i := from; i < min(from+64, k) && i < len(n.disk.journal); i++ {
 			r := &n.disk.journal[i]
-			if r.rot == intact || r.known {
+			if r.rot == intact || r.known != 0 {
 				continue
 			}
-			r.known = true
+			n.disk.found(r)
 			w.counts.Scrubbed++
 			n.r.Damaged(r.entry.Op, r.entry.Checksum)
 		}
