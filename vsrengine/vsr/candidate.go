@@ -214,11 +214,7 @@ func (r *Replica) findHead(c *choice) bool {
 	case s != nil && want != 0 && s.Checksum == want:
 		found = &s.Header
 	default:
-		for i := range r.snapshots {
-			if h := &r.snapshots[i].Header; h.Op == c.head {
-				found = h
-			}
-		}
+		found = r.header(c.head)
 	}
 	if found == nil {
 		r.vc.need = need{op: c.head, sum: want}

@@ -81,6 +81,7 @@ var (
 	ErrChanging   = errors.New("vsr: another change of membership is under way")
 	ErrBasedOn    = errors.New("vsr: the membership is not the one the change was based on")
 	ErrChange     = errors.New("vsr: the change does not fit the membership")
+	ErrBehind     = errors.New("vsr: too few of the voters that stay hold the whole log: what only the removed one has would be lost; try again when they have caught up")
 	ErrTarget     = errors.New("vsr: not a voter, or the primary itself")
 )
 

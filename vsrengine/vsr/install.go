@@ -259,7 +259,7 @@ func (r *Replica) install(s *Snapshot) {
 // provably does not goes; what lies above a hole stays as it was (A51, A68).
 func (r *Replica) baseOn(s *Snapshot) {
 	op := s.Header.Op
-	r.applied, r.next = op, s.Next
+	r.applied, r.next, r.last = op, s.Next, s.Header
 	r.commit = max(r.commit, op)
 	r.freed = max(r.freed, op)
 	r.firm = op

@@ -102,7 +102,7 @@ func (r *Replica) nextAfterHead() Position {
 		return r.next
 	}
 	s := r.log.find(r.log.head)
-	r.assert(s != nil && s.Checksum != 0, "the primary has no header of its head")
+	r.assert(s != nil && s.linked, "the primary has no header of its head")
 	return s.Next()
 }
 
@@ -383,7 +383,7 @@ func (r *Replica) applyCommitted() {
 		sum, ok := r.sum(r.applied)
 		r.assert(!ok || sum == s.Parent || r.cfg.Defect != 0, "the entry to apply does not chain to what was applied")
 		r.applied++
-		r.next = s.Next()
+		r.next, r.last = s.Next(), s.Header
 		r.out.Apply = append(r.out.Apply, s.Entry)
 		if s.Kind == KindLearners {
 			r.adoptLearners(s)

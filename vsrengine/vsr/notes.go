@@ -24,7 +24,6 @@ const (
 	NoteNotReady                 // cannot say so durably yet
 	NoteUnwanted                 // nobody asked, or no longer
 	NoteDuplicateLog             // a second DoViewChange of one view
-	NoteNotCandidate             // a DoViewChange for another
 	NoteTooFew                   // a Recovery answer that does not count
 	NotePurpose                  // HandOver to a view that is not after this one
 	noteCount

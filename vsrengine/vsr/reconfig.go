@@ -44,6 +44,9 @@ func (r *Replica) Change(id ID, role Role, basedOn Checksum) error {
 		role == Learner && (m.Role(id) != 0 || id == 0), role == Voter && (m.Role(id) != Learner || r.voters == VotersMax), role > Learner:
 		return ErrChange
 	}
+	if next := m.With(id, 0); role == 0 && m.Role(id) == Voter && !r.wholeIn(&next) {
+		return ErrBehind
+	}
 	if role == Voter {
 		sum, _ := r.sum(r.log.head)
 		r.prim.proof = proof{id: id, nonce: r.nonce(), op: r.log.head, sum: sum, since: r.now}
@@ -53,6 +56,23 @@ func (r *Replica) Change(id ID, role Role, basedOn Checksum) error {
 	}
 	r.check()
 	return nil
+}
+
+// wholeIn reports whether a quorum of a configuration holds everything that is
+// committed. A majority acknowledged each op, but those who did may have been
+// removed one by one: an acknowledgement rests on commit and says nothing of what
+// lies below.
+func (r *Replica) wholeIn(next *Membership) bool {
+	n := 0
+	if next.Role(r.id) == Voter && r.advanceFirm() >= r.commit {
+		n++
+	}
+	for i := range r.peers {
+		if p := &r.peers[i]; next.Role(p.ID) == Voter && p.firm >= r.commit {
+			n++
+		}
+	}
+	return n >= quorum(next.Voters())
 }
 
 func (r *Replica) proposeChange(id ID, role Role) {

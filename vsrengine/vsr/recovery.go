@@ -20,7 +20,7 @@ func (r *Replica) recover() {
 	r.fetch = fetch{}
 	r.log.restart(1)
 	r.applied, r.next, r.commit, r.ack, r.firm, r.freed, r.changeOp = 0, 1, 0, 0, 0, 0, 0
-	r.snapshots = nil
+	r.snapshots, r.last = nil, Header{}
 	others := r.recovery.others
 	if len(others) != len(r.peers) {
 		others = make([]uint64, len(r.peers))
@@ -228,6 +228,9 @@ func (r *Replica) trouble() string {
 		}
 		return "restarted empty: asking the others for the log"
 	case Retired:
+		if r.role != 0 {
+			return "not in the group yet: waiting for its primary's first word"
+		}
 		return "removed from the group"
 	case Halted:
 		return "the disk is behind what it promised: treat it as wiped"

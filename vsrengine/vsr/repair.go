@@ -288,7 +288,10 @@ func (r *Replica) Reapply(from Op) {
 	s := r.log.find(from)
 	r.assert(s != nil && s.Checksum != 0, "an op to apply again is not in the log")
 	r.applied = from - 1
-	r.next = s.First
+	r.next, r.last = s.First, Header{}
+	if below := r.log.find(r.applied); below != nil {
+		r.last = below.Header
+	}
 	r.freed = min(r.freed, r.applied)
 	r.applyCommitted()
 	r.check()

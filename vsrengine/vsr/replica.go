@@ -43,6 +43,7 @@ type Replica struct {
 	root      Checksum   // parent of op 1
 	applied   Op         // commit_min: given out in Apply, or in an installed snapshot
 	next      Position   // of the first command after applied
+	last      Header     // of applied, as far as it is known
 	commit    Op         // commit_max: known committed
 	ack       Op         // what I acknowledge in this view: see advanceAck
 	firm      Op         // everything up to here is durable: see advanceFirm
@@ -238,15 +239,27 @@ func (r *Replica) sum(op Op) (Checksum, bool) {
 	if s := r.log.find(op); s != nil && s.linked {
 		return s.Checksum, true
 	}
-	for i := range r.snapshots {
-		if r.snapshots[i].Header.Op == op {
-			return r.snapshots[i].Header.Checksum, true
-		}
+	if h := r.header(op); h != nil {
+		return h.Checksum, true
 	}
 	if s := r.log.find(op + 1); s != nil && s.linked {
 		return s.Parent, true
 	}
 	return 0, false
+}
+
+// header is the header of an op that is only known beside the log: the last one
+// applied, or in a snapshot.
+func (r *Replica) header(op Op) *Header {
+	if r.last.Op == op && r.last.Checksum != 0 {
+		return &r.last
+	}
+	for i := range r.snapshots {
+		if h := &r.snapshots[i].Header; h.Op == op {
+			return h
+		}
+	}
+	return nil
 }
 
 // send gives out a message that promises nothing new about the disk.

@@ -310,7 +310,7 @@ func verbBlock(c *cluster, d *datadriven.TestData) error {
 }
 
 // verbForge hands a replica a message that no correct one sends: forge at=B
-// from=C to=B kind=Prepare view=0.
+// from=C to=B kind=Prepare view=0. With log it describes an empty log.
 func verbForge(c *cluster, d *datadriven.TestData) error {
 	n, err := c.find(value(d, "at"))
 	if err != nil || n.core == nil {
@@ -335,6 +335,9 @@ func verbForge(c *cluster, d *datadriven.TestData) error {
 		return err
 	}
 	m.Op = vsr.Op(op)
+	if d.HasArg("log") {
+		m.Log = &vsr.Log{First: 1, Intact: true}
+	}
 	c.printf(showGet, "%s <- %s %s", n, letter(m.From), c.names.message(&m))
 	n.core.Step(&m)
 	c.settle(n)

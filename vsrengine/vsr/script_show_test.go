@@ -11,7 +11,7 @@ import (
 var showScript = flag.String("script", "", "a script for TestShow to run as far as it goes")
 
 // TestShow prints what a script does, up to where it fails, without comparing:
-// go test ./vsrengine/vsr -run TestShow -v -script testdata/failing/x.txt
+// go test ./vsrengine/vsr -run TestShow -v -script testdata/x.txt
 func TestShow(t *testing.T) {
 	if *showScript == "" {
 		t.Skip("no -script")

@@ -76,7 +76,7 @@ func (r *Replica) startFromDisk(st *State) error {
 	}
 	if n := len(r.snapshots); n > 0 {
 		s := &r.snapshots[n-1]
-		r.applied, r.next, r.freed = s.Header.Op, s.Next, s.Header.Op
+		r.applied, r.next, r.last, r.freed = s.Header.Op, s.Next, s.Header, s.Header.Op
 		if s.Members.Epoch == r.members.Epoch && s.Members.Op > r.members.Op && s.Members.Role(r.id) != 0 {
 			r.adoptMembers(s.Members)
 		}

@@ -190,10 +190,8 @@ func (r *Replica) describe() *Log {
 func (r *Replica) claim(op Op) (Header, Claim) {
 	s := r.log.find(op)
 	if s == nil || s.Checksum == 0 {
-		for i := range r.snapshots {
-			if h := r.snapshots[i].Header; h.Op == op {
-				return h, Linked
-			}
+		if h := r.header(op); h != nil {
+			return *h, Linked
 		}
 		return Header{Op: op}, 0
 	}

@@ -25,6 +25,7 @@ const (
 	snapshotDue
 	crashDue // aimed at a node
 	healDue  // the end of a cut
+	plotDue  // a step of an ambush
 
 	// What follows comes again and again at random times.
 	cutSometimes
@@ -35,6 +36,8 @@ const (
 	scrubSometimes
 	snapshotSometimes
 	operatorSometimes
+	ambushSometimes
+	loseSometimes
 )
 
 // agenda is a heap of values with four children a node.

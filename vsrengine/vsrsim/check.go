@@ -30,6 +30,8 @@ type checker struct {
 	begun    []begun
 	replicas [nodesMax]seen
 	limits   limits
+	epoch    uint64 // of whatever follows the history
+	lost     bool   // more restarted empty than memory mode survives
 }
 
 type violation struct{ kind, what string }
@@ -98,6 +100,12 @@ func (c *checker) apply(id vsr.ID, before vsr.Op, e *vsr.Entry) bool {
 	}
 	if n := len(c.history); n > 0 && e.Parent != c.history[n-1] {
 		c.fail("chain", "op %d does not name the op before it as its parent", e.Op)
+	}
+	if e.View.Epoch() < c.epoch {
+		c.fail("epoch", "op %d was prepared in view %s, after the end of its epoch", e.Op, e.View)
+	}
+	if e.Kind == vsr.KindConfig {
+		c.epoch = e.View.Epoch() + 1
 	}
 	c.machine.apply(e, c.execute)
 	c.history = append(c.history, e.Checksum)

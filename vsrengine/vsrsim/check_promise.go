@@ -97,6 +97,28 @@ func (c *checker) viewBegins(m *vsr.Message) {
 	}
 }
 
+// joined: a view begins when a quorum of its voters has written that it takes part
+// in no earlier one. in has a bit for each replica whose disk says so.
+func (c *checker) joined(m *vsr.Message, members *vsr.Membership, in uint64) {
+	n, all := 0, 0
+	for _, x := range members.Members {
+		if x.Role == vsr.Voter {
+			all++
+			n += int(in >> x.ID & 1)
+		}
+	}
+	if members.Epoch != m.View.Epoch() || n <= all/2 {
+		c.fail("alone", "view %s begins; of %d voters only %d have joined it", m.View, all, n)
+	}
+}
+
+// recovered: nobody comes back once no quorum is left that remembers.
+func (c *checker) recovered(id vsr.ID) {
+	if c.lost {
+		c.fail("amnesia", "replica %d takes part again after too many restarted empty", id)
+	}
+}
+
 // record: view, log_view, commit and epoch on a disk never go back.
 func (c *checker) record(i int, id vsr.ID, rec *vsr.Record) {
 	s := &c.replicas[i]
@@ -119,6 +141,9 @@ func (c *checker) record(i int, id vsr.ID, rec *vsr.Record) {
 	}
 	if rec.Log.LogView < old.Log.LogView || rec.Log.LogView > rec.View {
 		c.fail("monotone", "replica %d: the durable log_view goes from %s to %s in view %s", id, old.Log.LogView, rec.Log.LogView, rec.View)
+	}
+	if rec.View == old.View && rec.View > rec.Log.LogView && rec.Log.LogView == old.Log.LogView && !sameLog(old.Log, rec.Log) {
+		c.fail("two logs", "replica %d writes another log for its DoViewChange of view %s", id, rec.View)
 	}
 	if rec.Log.Commit < old.Log.Commit {
 		c.fail("monotone", "replica %d: the durable commit goes from %d to %d", id, old.Log.Commit, rec.Log.Commit)

@@ -20,6 +20,11 @@ type Counters struct {
 	Flushes, SlowFlushes, Torn, Rotten, Headless, Unplaced, Misdirected uint64
 	ReadErrors, Scrubbed, Heals, RecoveringHead, QueueMax               uint64
 	Snapshots, SnapshotsRotten, Installs, Trims, Chunks, SealsFailed    uint64
+	ChunksRotten, InstallsInView                                        uint64
+
+	// Ambushes: how many were laid, and what became of them.
+	Ambushes, Strikes, StruckRecords, StruckPairs, StruckAgain, OldViews, GivenBack uint64
+	LostTooMany                                                                     uint64
 
 	// The protocol.
 	ViewsEntered, ViewsBegun, Epochs, HandOvers, Recoveries uint64

@@ -5,7 +5,7 @@ import "github.com/diarchy/diarchy/vsrengine/vsr"
 // scheduleFaults puts the first of each kind on the agenda; each puts the next
 // there.
 func (w *world) scheduleFaults() {
-	for k := cutSometimes; k <= operatorSometimes; k++ {
+	for k := cutSometimes; k <= loseSometimes; k++ {
 		w.again(k)
 	}
 }
@@ -27,6 +27,10 @@ func (w *world) rate(k happens) (float64, *dice) {
 		return o.Scrub, w.dRot
 	case snapshotSometimes:
 		return o.Snapshot, w.dSnap
+	case ambushSometimes:
+		return o.Ambush, w.dPlot
+	case loseSometimes:
+		return o.Lose, w.dCrash
 	}
 	return o.Members + o.Wipe + o.Transfer, w.dOps
 }
@@ -65,6 +69,10 @@ func (w *world) sometimes(k happens) {
 		w.takeSnapshot(w.nodes[w.dSnap.pick(len(w.nodes))])
 	case operatorSometimes:
 		w.operate()
+	case ambushSometimes:
+		w.ambush()
+	case loseSometimes:
+		w.loseTooMany()
 	}
 	w.again(k)
 }
@@ -74,6 +82,7 @@ const (
 	crashInFlight = iota + 1
 	crashOnView
 	crashBurst
+	crashAgain
 )
 
 func (w *world) aimedCrash(n *node, why uint32) {
@@ -85,12 +94,16 @@ func (w *world) aimedCrash(n *node, why uint32) {
 		w.counts.CrashesInFlight++
 	case crashOnView:
 		w.counts.CrashesOnView++
+	case crashAgain:
+		w.strikeDown(n)
+		return
 	}
 	w.crash(n)
 }
 
 // viewEntered aims a crash at a view change under way.
 func (w *world) viewEntered(n *node) {
+	w.struckEntered(n)
 	if w.healing || !w.dCrash.chance(w.o.CrashOnView) {
 		return
 	}
@@ -121,9 +134,9 @@ func (w *world) leader(d *dice) *node {
 	return nil
 }
 
-// crash ends a process; it comes again some time later. Others may follow it.
-func (w *world) crash(n *node) {
-	d, keep := w.dCrash, 0
+// kill ends a process, in the middle of its flush if there is one.
+func (w *world) kill(n *node, d *dice) {
+	keep := 0
 	if k := n.disk.flying; k > 0 {
 		keep = d.pick(k + 1)
 		if keep < k {
@@ -132,6 +145,12 @@ func (w *world) crash(n *node) {
 	}
 	w.counts.Crashes++
 	w.stop(n, keep)
+}
+
+// crash ends a process; it comes again some time later. Others may follow it.
+func (w *world) crash(n *node) {
+	d := w.dCrash
+	w.kill(n, d)
 	down := w.ticks(1 + d.below(w.o.DownTicks+1))
 	if d.pick(4) == 0 {
 		down = 1 + d.below(microticks)
@@ -141,6 +160,37 @@ func (w *world) crash(n *node) {
 		x := w.nodes[d.pick(len(w.nodes))]
 		w.after(d.below(w.ticks(6)), happening{kind: crashDue, node: uint8(x.index), life: x.life, arg: crashBurst})
 	}
+}
+
+// loseTooMany restarts so many voters in memory at once that no quorum is left: from
+// then on nobody who is empty may take part again (A5).
+func (w *world) loseTooMany() {
+	m := w.newest()
+	if w.hopeless || len(w.pending) > 0 || !w.settled(m) {
+		return
+	}
+	d, empty := w.dCrash, 0
+	from := d.pick(len(m.Members))
+	for pass := range 2 { // who is empty already is emptied again first: it may be about to end
+		for i := range m.Members {
+			n := w.node(m.Members[(from+i)%len(m.Members)].ID)
+			if m.Role(n.id) != vsr.Voter || n.gone || n.clean == (pass == 0) || empty > m.Voters()/2 && n.clean && d.pick(2) == 0 {
+				continue
+			}
+			if n.up {
+				w.crash(n)
+			}
+			if !n.disk.record.Virgin { // one that never said a word has nothing to forget
+				empty++
+			}
+		}
+	}
+	if empty <= m.Voters()/2 {
+		return
+	}
+	w.hopeless = true
+	w.counts.LostTooMany++
+	w.check.lost = true
 }
 
 func (w *world) powerCut() {

@@ -44,6 +44,16 @@ var lanes = []lane{
 		needs: []string{"Answered", "ReadsRefused", "Pauses", "ViewsEntered"}},
 	{name: "handover", odds: 0.05, on: []string{"transfer", "slow disk", "crash"}, off: []string{"memory"}, shape: atLeastThree,
 		needs: []string{"Transfers", "HandOvers", "SlowFlushes", "ViewsEntered"}},
+	{name: "rotview", odds: 0.05, on: []string{"ambush", "old views", "hold votes"}, off: []string{"memory", "members"}, shape: rotView,
+		needs: []string{"Strikes", "StruckRecords", "StruckPairs", "StruckAgain", "OldViews", "GivenBack", "RecoveringHead", "ViewsEntered", "Heals"}},
+	{name: "epochs", odds: 0.05, on: []string{"members", "cuts", "hold votes", "crash", "ambush"}, off: []string{"memory", "rot", "read error"}, shape: fastEpochs,
+		needs: []string{"Epochs", "Changes", "HeldVeryLate", "Strikes", "Promotions", "Removals"}},
+	{name: "installs", odds: 0.05, on: []string{"snapshots", "cuts", "crash", "rot", "ambush", "chunk rot"}, off: []string{"memory", "members"}, shape: manyInstalls,
+		needs: []string{"Installs", "InstallsInView", "ChunksRotten", "SealsFailed", "Strikes", "Trims"}},
+	{name: "memory-ambush", odds: 0.05, on: []string{"memory", "ambush", "hold", "hold votes", "crash"}, off: []string{"members", "wipe"}, shape: memoryShape,
+		needs: []string{"Recoveries", "Strikes", "HeldLate", "ViewsEntered"}},
+	{name: "memory-lost", odds: 0.05, on: []string{"memory", "crash", "lose"}, off: []string{"members", "wipe"}, shape: memoryShape,
+		needs: []string{"LostTooMany", "Recoveries"}},
 	{name: "wipe", odds: 0.05, on: []string{"wipe", "members"}, off: []string{"memory"}, shape: atLeastThree,
 		needs: []string{"Wiped", "Replaced", "Promotions", "Removals", "Epochs"}},
 }
@@ -116,6 +126,10 @@ var axes = []axis{
 	{"members", 1, func(o *Options, d *dice) { o.Members = d.between(0.005, 0.08) }},
 	{"wipe", 0.4, func(o *Options, d *dice) { o.Wipe = d.between(0.001, 0.01) }},
 	{"transfer", 0.7, func(o *Options, d *dice) { o.Transfer = d.between(0.002, 0.03) }},
+	{"ambush", 0.5, func(o *Options, d *dice) { o.Ambush = d.between(0.005, 0.05) }},
+	{"old views", 0.5, func(o *Options, d *dice) { o.OldViews = d.between(0.2, 1) }},
+	{"chunk rot", 0.5, func(o *Options, d *dice) { o.ChunkRot = d.between(0.01, 0.3) }},
+	{"lose", 0, func(o *Options, d *dice) { o.Lose = d.between(0.002, 0.02) }},
 	{"memory", 0.6, func(o *Options, _ *dice) { o.Memory = true }},
 }
 
@@ -156,4 +170,35 @@ func tinyLog(o *Options, d *dice) {
 func manyReads(o *Options, d *dice) {
 	atLeastThree(o, d)
 	o.Reads = d.between(0.3, 0.8)
+}
+
+// rotView is a small group at a slow pace, so that few records are what counts.
+func rotView(o *Options, d *dice) {
+	shortTimeouts(o, d)
+	o.Voters = 3 + d.pick(4)/2
+	if d.pick(4) == 0 {
+		o.Voters = 5
+	}
+	o.Pipeline, o.BatchMax = d.within(2, 8), d.within(1, 3)
+	o.Clients, o.Think = d.within(1, 4), uint64(d.within(200, 6000))
+	o.LazyDisk = d.pick(4) > 0
+	if d.pick(2) == 0 {
+		o.Loss = d.between(0.01, 0.2)
+	}
+}
+
+// fastEpochs is an operator who never waits.
+func fastEpochs(o *Options, d *dice) {
+	shortTimeouts(o, d)
+	o.Voters, o.Members = d.within(3, 5), d.between(0.03, 0.3)
+}
+
+// manyInstalls is a log that is gone almost at once.
+func manyInstalls(o *Options, d *dice) {
+	tinyLog(o, d)
+	o.Voters = 3 + 2*(d.pick(4)/3)
+	o.Snapshot = d.between(0.2, 1)
+	o.Pipeline = d.within(1, 4)
+	o.LagOps, o.PinOps = 1<<d.within(1, 4), 1<<d.within(1, 5)
+	o.CutTicks = uint64(d.within(20, 200))
 }

@@ -14,6 +14,9 @@ import (
 // patience is how many ticks the core has: a long history takes a replica that
 // restarts empty a while, for the least answers hold one entry.
 func (w *world) patience() uint64 {
+	if w.hopeless {
+		return uint64(200 + 10*w.o.ViewChange)
+	}
 	return uint64(4000 + 100*w.o.ViewChange + 8*len(w.check.history))
 }
 
@@ -44,12 +47,29 @@ func (w *world) live() {
 	if w.failure != nil {
 		return
 	}
+	if w.hopeless {
+		w.toldSo()
+		return
+	}
 	if why := w.excuse(); why != "" {
 		w.counts.Excused++
 		return
 	}
 	w.fail("stuck", fmt.Sprintf("the core does not get on: %d commands and %d reads answered since it was healed\n%s",
 		w.counts.Acked-acked, w.counts.Answered-answered, w.describe()))
+}
+
+// toldSo: who restarted empty with too many others says that nothing goes on.
+func (w *world) toldSo() {
+	m := w.newest()
+	for _, n := range w.nodes {
+		if m.Role(n.id) != vsr.Voter || !n.up || n.where.Phase != vsr.Recovering || !w.core[n.index] {
+			continue
+		}
+		if s := n.r.Status().Trouble; !strings.Contains(s, "group recover") {
+			w.fail("silent", fmt.Sprintf("replica %d is one of too many that restarted empty, and says %q\n%s", n.id, s, w.describe()))
+		}
+	}
 }
 
 // appliedInCore adds up how far the core has come.

@@ -19,6 +19,8 @@ type network struct {
 
 	old     [64]vsr.Message // some that were sent, to be played again
 	oldNext int
+
+	views [nodesMax][]vsr.Message // by receiver: the last StartViews that were sent to it
 }
 
 // flight is a message under way.
@@ -56,6 +58,9 @@ func (w *world) send(n *node, m *vsr.Message) {
 	if w.healing {
 		w.fly(n, to, m, id, w.delay(), false)
 		return
+	}
+	if m.Kind == vsr.StartView && o.OldViews > 0 {
+		t.remember(to, m)
 	}
 	if w.dNet.chance(o.Loss) {
 		w.counts.Lost++
@@ -292,9 +297,13 @@ func (w *world) cutNow() {
 	if oneway || w.o.OneWay && t.asymmetric(k) {
 		w.counts.OneWayCuts++
 	}
-	for a := range k {
-		for s := t.cut[a]; s != 0; s &= s - 1 {
-			w.note(Event{Kind: Cut, Replica: w.nodes[a].id, Peer: vsr.ID(bits.TrailingZeros64(s) + 1)})
+	w.noteCuts()
+}
+
+func (w *world) noteCuts() {
+	for a, n := range w.nodes {
+		for s := w.network.cut[a]; s != 0; s &= s - 1 {
+			w.note(Event{Kind: Cut, Replica: n.id, Peer: vsr.ID(bits.TrailingZeros64(s) + 1)})
 		}
 	}
 }

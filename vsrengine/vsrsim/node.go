@@ -153,6 +153,9 @@ func (w *world) leave(n *node, m *vsr.Message, st *vsr.Where) {
 		return
 	}
 	w.check.promise(n.index, m, n.disk.record, &n.disk, &n.where, st, w.o.Memory)
+	if m.Kind == vsr.StartView {
+		w.check.joined(m, &n.disk.record.Members, w.inView(m.View))
+	}
 	if m.Kind == vsr.StartView && len(w.check.begun) > int(w.counts.ViewsBegun) {
 		w.counts.ViewsBegun = uint64(len(w.check.begun))
 	}
@@ -161,6 +164,17 @@ func (w *world) leave(n *node, m *vsr.Message, st *vsr.Where) {
 	}
 	w.check.bounds(m)
 	w.send(n, m)
+}
+
+// inView has a bit for each replica, by ID, whose disk says that it will take part
+// in no earlier view than this.
+func (w *world) inView(v vsr.View) (set uint64) {
+	for _, n := range w.nodes {
+		if n.disk.record.View >= v {
+			set |= 1 << n.id
+		}
+	}
+	return set
 }
 
 // look notices changes of view, phase and configuration.
@@ -186,9 +200,13 @@ func (w *world) look(n *node) {
 		n.clean = true
 		if old.Phase == vsr.Recovering {
 			w.counts.Recoveries++
+			if w.newest().Role(n.id) == vsr.Voter { // a learner may have been about to
+				w.check.recovered(n.id)
+			}
 		}
 	case vsr.RecoveringHead:
 		w.counts.RecoveringHead++
+		w.oldView(n)
 	case vsr.Retired:
 		w.counts.Retired++
 	}
@@ -222,6 +240,10 @@ func (w *world) flushDone(n *node) {
 	last := n.disk.queue[n.disk.flying-1].Kind
 	n.disk.sealFailed = false
 	t := n.disk.end(n.disk.flying)
+	if last == vsr.WriteChunk && !w.healing && w.dSnap.chance(w.o.ChunkRot) {
+		n.disk.staged[w.dSnap.pick(len(n.disk.staged))] ^= 1
+		w.counts.ChunksRotten++
+	}
 	switch last {
 	case vsr.WriteRecord:
 		w.check.record(n.index, n.id, n.disk.record)

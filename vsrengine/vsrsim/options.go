@@ -50,6 +50,7 @@ type Options struct {
 	Burst         float64 // share of crashes that take another along
 	DownTicks     uint64
 	Power         float64 // rate: everybody at once
+	Lose          float64 // rate: in memory mode, more at once than may be
 	Pause         float64 // rate
 	PauseTicks    uint64
 
@@ -65,6 +66,11 @@ type Options struct {
 	Scrub               float64 // rate
 	SnapshotRot         float64 // rate
 	Snapshot            float64 // rate
+	ChunkRot            float64 // share of flushes of a snapshot being received that are not what they seem
+
+	// Several faults aimed at one view change: see ambush.go.
+	Ambush   float64 // rate
+	OldViews float64 // share of uncertain heads that are told the beginning of a view that was told before
 
 	// Operators.
 	Members, Wipe, Transfer float64 // rates
@@ -159,12 +165,14 @@ func drawLength(o *Options, d *dice) {
 // fit takes away what the fault model does not allow together (D21).
 func (o *Options) fit() {
 	if o.Memory {
-		o.Power, o.Rot, o.ReadError, o.SnapshotRot, o.Scrub, o.Misdirect = 0, 0, 0, 0, 0, 0
+		o.Power, o.Rot, o.ReadError, o.SnapshotRot, o.Scrub, o.Misdirect, o.ChunkRot = 0, 0, 0, 0, 0, 0, 0
+	} else {
+		o.Lose = 0
 	}
 	if o.Rot > 0 || o.ReadError > 0 || o.SnapshotRot > 0 {
 		o.Scrub = max(o.Scrub, 0.05)
 	}
-	if o.SnapshotRot > 0 {
+	if o.SnapshotRot > 0 || o.ChunkRot > 0 {
 		o.Snapshot = max(o.Snapshot, 0.05)
 	}
 	if o.Wipe > 0 {

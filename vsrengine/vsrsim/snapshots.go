@@ -80,6 +80,9 @@ func (w *world) install(n *node, s *vsr.Snapshot) {
 			w.fail("snapshot", fmt.Sprintf("replica %d cannot load the snapshot of op %d", n.id, s.Header.Op))
 		}
 		w.counts.Installs++
+		if n.where.Phase == vsr.ViewChange {
+			w.counts.InstallsInView++
+		}
 		w.note(Event{Kind: Installed, Replica: n.id, Op: s.Header.Op})
 		w.check.state(n.id, &n.machine)
 		return

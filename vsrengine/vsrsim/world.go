@@ -16,7 +16,7 @@ type world struct {
 	observe func(*Event)
 
 	// One source of chance for each concern.
-	dNet, dHold, dReplay, dCut, dDisk, dRot, dCrash, dPause, dWork, dOps, dNode, dSnap, dLive *dice
+	dNet, dHold, dReplay, dCut, dDisk, dRot, dCrash, dPause, dWork, dOps, dNode, dSnap, dLive, dPlot *dice
 
 	nodes   []*node
 	network network
@@ -25,6 +25,9 @@ type world struct {
 
 	configs []vsr.Membership // every configuration that a disk was given, by epoch and op
 	pending []vsr.Membership // asked for and not yet seen, nor made impossible
+
+	plot     plot
+	hopeless bool // more restarted empty than memory mode survives
 
 	healing bool // the second phase
 	core    [nodesMax]bool
@@ -40,7 +43,7 @@ func (w *world) init(seed uint64, o Options, observe func(*Event)) {
 		to   **dice
 		name string
 	}{{&w.dNet, "net"}, {&w.dHold, "hold"}, {&w.dReplay, "replay"}, {&w.dCut, "cut"}, {&w.dDisk, "disk"}, {&w.dRot, "rot"}, {&w.dCrash, "crash"},
-		{&w.dPause, "pause"}, {&w.dWork, "work"}, {&w.dOps, "operator"}, {&w.dNode, "node"}, {&w.dSnap, "snapshot"}, {&w.dLive, "live"}} {
+		{&w.dPause, "pause"}, {&w.dWork, "work"}, {&w.dOps, "operator"}, {&w.dNode, "node"}, {&w.dSnap, "snapshot"}, {&w.dLive, "live"}, {&w.dPlot, "plot"}} {
 		*d.to = newDice(seed, d.name)
 	}
 	w.check.limits = limits{
@@ -122,6 +125,8 @@ func (w *world) happen(h *happening) {
 		w.turn(int(h.arg))
 	case healDue:
 		w.endCut(h.arg)
+	case plotDue:
+		w.plotStep()
 	case tickDue, flushDue, restartDue, resumeDue, snapshotDue, crashDue:
 		if n := w.nodes[h.node]; n.life == h.life {
 			w.happenAt(n, h)

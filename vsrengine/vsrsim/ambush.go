@@ -1,0 +1,289 @@
+package vsrsim
+
+import "github.com/diarchy/diarchy/vsrengine/vsr"
+
+// An ambush is several faults aimed at one view change. Each is one that the swarm
+// draws alone, within the same fault model; by chance they meet too seldom.
+//
+//  1. Alone: a primary is cut off with a minority, so that its last ops are of a
+//     view that ends without them.
+//  2. Together: that primary, or another voter, and whoever leads now are cut off
+//     from the rest, so that they alone hold what comes next.
+//  3. Apart: the voter dies and comes again at once, its newest records rotten,
+//     while the other one is cut off or dies and the rest is back. It may die once
+//     more in the view change that follows. Or it is given the lead again.
+type plot struct {
+	stage  stage
+	victim *node
+	other  *node // who led when they were together
+	wait   int   // ticks that this stage lasts at most
+	after  int   // ticks it lasts once it has come to what it is for
+	epoch  uint32
+	again  bool // the victim dies once more
+}
+
+type stage uint8
+
+const (
+	noPlot stage = iota
+	alone
+	together
+	apart
+)
+
+func (w *world) ambush() {
+	d, p := w.dPlot, &w.plot
+	if p.stage != noPlot {
+		return
+	}
+	lead := w.leader(d)
+	if lead == nil {
+		return
+	}
+	w.counts.Ambushes++
+	*p = plot{victim: lead}
+	if d.pick(3) == 0 {
+		if v := w.someVoter(d); v != nil {
+			p.victim = v
+		}
+	}
+	if d.pick(2) == 0 {
+		p.victim = lead
+		w.isolate(w.company(lead, nil, d.pick(max(w.newest().Voters()/2, 1))))
+		w.enter(alone, 2*w.o.SuspectMax+2*w.o.ViewChange, d.pick(12))
+	} else {
+		w.bringTogether()
+	}
+	w.after(microticks, happening{kind: plotDue})
+}
+
+func (w *world) enter(s stage, wait, after int) {
+	w.plot.stage, w.plot.wait, w.plot.after = s, wait, after
+}
+
+func (w *world) someVoter(d *dice) *node {
+	if n := w.nodes[d.pick(len(w.nodes))]; n.up && w.votes(n) {
+		return n
+	}
+	return nil
+}
+
+// company is one or two nodes and others that are up, so many more.
+func (w *world) company(a, b *node, more int) (side uint64) {
+	side = 1 << a.index
+	if b != nil {
+		side |= 1 << b.index
+	}
+	from := w.dPlot.pick(len(w.nodes))
+	for i := range w.nodes {
+		n := w.nodes[(from+i)%len(w.nodes)]
+		if more > 0 && n.up && side>>n.index&1 == 0 {
+			side |= 1 << n.index
+			more--
+		}
+	}
+	return side
+}
+
+// isolate cuts between a side and the rest. An end of an earlier cut means nothing
+// any more.
+func (w *world) isolate(side uint64) {
+	t := &w.network
+	t.cut = [nodesMax]uint64{}
+	t.epoch++
+	w.plot.epoch = t.epoch
+	t.split(side, uint64(1)<<len(w.nodes)-1, false, w.dPlot)
+	w.counts.Partitions++
+	w.noteCuts()
+}
+
+// plotStep looks every tick whether the time has come for the next stage.
+func (w *world) plotStep() {
+	p := &w.plot
+	if w.healing || p.stage == noPlot {
+		p.stage = noPlot
+		return
+	}
+	if p.wait--; p.wait <= 0 || w.plotReady() {
+		if p.after--; p.wait <= 0 || p.after < 0 {
+			w.nextStage()
+		}
+	}
+	if p.stage != noPlot {
+		w.after(microticks, happening{kind: plotDue})
+	}
+}
+
+// plotReady reports whether a stage has come to what it is for.
+func (w *world) plotReady() bool {
+	p := &w.plot
+	switch p.stage {
+	case alone:
+		l := w.leader(w.dPlot)
+		return l != nil && l != p.victim && l.where.View > p.victim.where.View
+	case together:
+		v, o := p.victim, p.other
+		return v.up && o.up && v.where.Phase == vsr.Normal && v.where.View == o.where.View && o.where.Head > o.where.Commit
+	}
+	return false
+}
+
+func (w *world) nextStage() {
+	switch w.plot.stage {
+	case alone:
+		w.bringTogether()
+	case together:
+		w.strike()
+	default:
+		w.plot.stage = noPlot
+		w.endCut(w.plot.epoch)
+	}
+}
+
+func (w *world) bringTogether() {
+	d, p := w.dPlot, &w.plot
+	lead := w.leader(d)
+	for range 3 {
+		if lead != nil && lead != p.victim && lead.where.View > p.victim.where.View {
+			break
+		}
+		lead = w.leader(d)
+	}
+	if lead == nil {
+		p.stage = noPlot
+		w.endCut(p.epoch)
+		return
+	}
+	p.other = lead
+	if p.other == p.victim {
+		for _, n := range w.nodes {
+			if n != p.victim && n.up && w.votes(n) && (p.other == p.victim || d.pick(2) == 0) {
+				p.other = n
+			}
+		}
+	}
+	side := w.newest().Voters()/2 + 1 - d.pick(4)/3
+	w.isolate(w.company(p.victim, p.other, side-2))
+	w.enter(together, 3*w.o.SuspectMax, d.pick(8))
+}
+
+// strike takes the two apart.
+func (w *world) strike() {
+	d, p := w.dPlot, &w.plot
+	w.counts.Strikes++
+	w.enter(apart, d.within(w.o.SuspectMax, 4*w.o.SuspectMax+3*w.o.ViewChange), 0)
+	if d.pick(4) == 0 {
+		w.giveBack()
+		return
+	}
+	switch d.pick(4) {
+	case 0:
+		w.network.cut = [nodesMax]uint64{}
+		if p.other.up && w.mayStop(p.other) {
+			w.kill(p.other, d)
+			w.after(w.ticks(1+d.below(uint64(p.wait))), happening{kind: restartDue, node: uint8(p.other.index), life: p.other.life})
+		}
+	case 1:
+		w.isolate(w.company(p.other, nil, d.pick(max(w.newest().Voters()/2, 1))))
+	default:
+		w.isolate(1 << p.other.index)
+	}
+	p.again = d.pick(2) == 0
+	w.strikeDown(p.victim)
+}
+
+// strikeDown ends the victim, spoils its newest records and starts it again.
+func (w *world) strikeDown(n *node) {
+	d := w.dPlot
+	if !n.up || !w.mayStop(n) {
+		return
+	}
+	w.kill(n, d)
+	if d.pick(4) > 0 {
+		w.spoil(n)
+	}
+	down := 1 + d.below(microticks)
+	if d.pick(2) == 0 {
+		down = w.ticks(1 + d.below(8))
+	}
+	w.after(down, happening{kind: restartDue, node: uint8(n.index), life: n.life})
+}
+
+// struckEntered is told when a node enters a view change.
+func (w *world) struckEntered(n *node) {
+	p := &w.plot
+	if p.stage != apart || !p.again || n != p.victim {
+		return
+	}
+	p.again = false
+	w.counts.StruckAgain++
+	w.after(1+w.dPlot.below(w.ticks(4)), happening{kind: crashDue, node: uint8(n.index), life: n.life, arg: crashAgain})
+}
+
+// spoil damages some of the newest records, with a liking for two in a row of which
+// the lower has a dead one beside it.
+func (w *world) spoil(n *node) {
+	d, head := w.dPlot, n.where.Head
+	op := head - min(vsr.Op(d.pick(w.o.Pipeline+1)), head)
+	how, many := rot(1+d.pick(3)), 1+d.pick(3)
+	if x := w.doubled(n, head); x != 0 && d.pick(3) > 0 {
+		op, how, many = x, headless, 2
+		w.counts.StruckPairs++
+	}
+	for range many {
+		if r := n.disk.newest(op); r != nil && r.rot == intact && w.mayDamage(n, r) {
+			w.damage(n, r, how)
+			w.counts.StruckRecords++
+		}
+		op++
+	}
+}
+
+// doubled is an op not far below the head of which the journal holds two records,
+// or 0.
+func (w *world) doubled(n *node, head vsr.Op) vsr.Op {
+	low := head - min(vsr.Op(w.o.Pipeline), head)
+	for i := len(n.disk.journal) - 1; i >= 0; i-- {
+		r := &n.disk.journal[i]
+		if op := r.entry.Op; op >= low && op+1 < head && n.disk.newest(op) != r && n.disk.newest(op).entry.Checksum != r.entry.Checksum {
+			return op
+		}
+	}
+	return 0
+}
+
+// giveBack hands the lead to the victim, who had it before.
+func (w *world) giveBack() {
+	p := &w.plot
+	w.network.cut = [nodesMax]uint64{}
+	l := w.leader(w.dPlot)
+	if l == nil || l == p.victim || !p.victim.up {
+		return
+	}
+	if l.r.Transfer(p.victim.id) == nil {
+		w.counts.GivenBack++
+	}
+	w.obey(l)
+}
+
+// remember keeps the last StartViews that were sent to a replica.
+func (t *network) remember(to *node, m *vsr.Message) {
+	old := t.views[to.index]
+	if len(old) == 4 {
+		old = old[:copy(old, old[1:])]
+	}
+	t.views[to.index] = append(old, *m)
+}
+
+// oldView plays the beginning of a view again to one who does not know where its log
+// ends.
+func (w *world) oldView(n *node) {
+	old := w.network.views[n.index]
+	if w.healing || len(old) == 0 || !w.dPlot.chance(w.o.OldViews) {
+		return
+	}
+	m := &old[w.dPlot.pick(len(old))]
+	w.counts.OldViews++
+	w.network.ids++
+	w.fly(w.node(m.From), n, m, w.network.ids, w.dPlot.below(w.ticks(6)), true)
+}
