@@ -66,7 +66,7 @@ func (r *Replica) decide() {
 	if c.unproven != 0 || c.head < max(c.commit, r.applied) {
 		return // wait for more replicas to speak
 	}
-	if !r.findHead(&c) || r.forfeits(&c) {
+	if r.tooFar(c.head, c.best()) || !r.findHead(&c) || r.forfeits(&c) {
 		return
 	}
 	r.beginView(&c)
@@ -75,6 +75,17 @@ func (r *Replica) decide() {
 func (c *choice) add(id ID, l *Log) {
 	c.logs[c.n], c.from[c.n] = l, id
 	c.n++
+}
+
+// best is who holds most.
+func (c *choice) best() ID {
+	id, most := c.from[0], c.logs[0].Contiguous
+	for i, l := range c.logs[:c.n] {
+		if l.Contiguous > most {
+			id, most = c.from[i], l.Contiguous
+		}
+	}
+	return id
 }
 
 // choose takes the log of the highest log_view, and cuts what a nack quorum
@@ -125,7 +136,7 @@ func (c *choice) canonical(op Op, want Checksum) Header {
 		}
 	}
 	for _, l := range c.logs[:c.n] {
-		if h, _ := l.at(op); h != nil && (want != 0 && h.Checksum == want || want == 0 && op <= l.Applied) {
+		if h, claim := l.at(op); h != nil && (want != 0 && h.Checksum == want || want == 0 && claim&Linked != 0 && op <= l.Applied) {
 			return *h
 		}
 	}

@@ -145,7 +145,7 @@ func (r *Replica) wantsSnapshot(s *Snapshot) bool {
 	case ViewChange:
 		return r.vc.installing
 	case Recovering:
-		return r.recovery.view != 0 || r.recovery.chosen
+		return true
 	}
 	return false
 }

@@ -114,6 +114,18 @@ func (l *Log) at(op Op) (*Header, Claim) {
 	return &l.Headers[i], l.Claims[i]
 }
 
+// linked is the headers that belong to the log of LogView; the others are blank.
+func (l *Log) linked() []Header {
+	out := make([]Header, len(l.Headers))
+	for i := range l.Headers {
+		out[i].Op = l.Headers[i].Op
+		if l.Claims[i]&Linked != 0 {
+			out[i] = l.Headers[i]
+		}
+	}
+	return out
+}
+
 // holds reports whether the sender has the entry with this checksum.
 func (l *Log) holds(op Op, sum Checksum) bool {
 	h, claim := l.at(op)

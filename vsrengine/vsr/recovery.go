@@ -14,13 +14,19 @@ type recovery struct {
 	others  []uint64   // by peer: tick when it said that it recovers too
 }
 
-// recover starts again with a fresh nonce and an empty log.
+// recover starts again with a fresh nonce, and an empty log but for a snapshot that
+// came since the start.
 func (r *Replica) recover() {
 	r.phase = Recovering
 	r.fetch = fetch{}
-	r.log.restart(1)
-	r.applied, r.next, r.commit, r.ack, r.firm, r.freed, r.changeOp = 0, 1, 0, 0, 0, 0, 0
-	r.snapshots, r.last = nil, Header{}
+	r.changeOp = 0
+	if n := len(r.snapshots); n > 0 { // received meanwhile: that is committed, whatever the view
+		r.log.restart(1)
+		r.baseOn(&r.snapshots[n-1])
+	} else {
+		r.log.restart(1)
+		r.applied, r.next, r.last, r.commit, r.ack, r.firm, r.freed = 0, 1, Header{}, 0, 0, 0, 0
+	}
 	others := r.recovery.others
 	if len(others) != len(r.peers) {
 		others = make([]uint64, len(r.peers))
@@ -69,7 +75,7 @@ func onRecovery(r *Replica, m *Message, p *peer) {
 		if !r.started() {
 			return
 		}
-		answer.Log = r.describe()
+		answer.Log = r.beginning()
 		answer.Commit = r.commit
 	}
 	members := r.members
@@ -149,14 +155,14 @@ func (r *Replica) chooseRecovery() {
 		return
 	}
 	for _, a := range r.recovery.answers {
-		if a == nil || a.View != best || a.Log == nil || a.From != lead {
+		if a == nil || a.View != best || a.Log == nil || a.From != lead || r.tooFar(a.Log.Head, lead) {
 			continue
 		}
 		rc := &r.recovery
-		rc.chosen, rc.view, rc.since = true, best, r.now
+		rc.chosen, rc.since = true, r.now
 		r.view, r.logView = best, best
 		r.commit = max(a.Commit, a.Log.Commit)
-		r.adopt(a.Log.Headers, a.Log.Head)
+		r.adopt(a.Log.linked(), a.Log.Head)
 		r.begun = a.Log.Head
 		r.recoveredSoFar()
 		return
@@ -166,6 +172,9 @@ func (r *Replica) chooseRecovery() {
 // recoveredSoFar ends the recovery once the whole log is here. What is not here
 // may have been acknowledged before the restart, so until then nothing is said.
 func (r *Replica) recoveredSoFar() {
+	if !r.recovery.chosen {
+		return
+	}
 	if r.contiguous() < r.log.head {
 		r.askRecovered()
 		return

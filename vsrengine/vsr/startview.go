@@ -5,12 +5,24 @@ package vsr
 // sendStartView sends the present log's end, with the configuration if there
 // ever was another.
 func (r *Replica) sendStartView(to ID, nonce Nonce) {
-	m := Message{Kind: StartView, View: r.view, Nonce: nonce, Log: r.describe(), Commit: r.commit}
+	m := Message{Kind: StartView, View: r.view, Nonce: nonce, Log: r.beginning(), Commit: r.commit}
 	if r.members.Op > 0 {
 		members := r.members
 		m.Members = &members
 	}
 	r.promise(to, m)
+}
+
+// beginning is the present log's end without what is not certain to be of this
+// view: an entry of a dead view that lies below a hole of the primary's own.
+func (r *Replica) beginning() *Log {
+	l := r.describe()
+	for i := range l.Headers {
+		if l.Claims[i]&Linked == 0 {
+			l.Headers[i], l.Claims[i] = Header{Op: l.Headers[i].Op}, 0
+		}
+	}
+	return l
 }
 
 // adopt replaces the log by one that ends with these headers. Entries that the
@@ -62,10 +74,8 @@ func onStartView(r *Replica, m *Message, p *peer) {
 		r.drop(NoteDeadView)
 		return
 	}
-	if m.Log.Head > r.log.head+aheadMax {
-		r.drop(NoteGap) // the ring would have to hold it all
-		r.vc.installing = r.phase == ViewChange
-		r.send(m.From, Message{Kind: GetSnapshot, View: r.view, Op: r.applied})
+	if r.tooFar(m.Log.Head, m.From) {
+		r.drop(NoteGap)
 		return
 	}
 	r.leaveView()
@@ -79,7 +89,7 @@ func onStartView(r *Replica, m *Message, p *peer) {
 	}
 	r.view = m.View
 	r.commit = max(r.commit, m.Log.Commit)
-	r.adopt(m.Log.Headers, m.Log.Head)
+	r.adopt(m.Log.linked(), m.Log.Head)
 	r.begun = m.Log.Head
 	r.enterNormal()
 	r.backup.head = m.Log.Head
@@ -121,6 +131,17 @@ func (r *Replica) deadView(l *Log) bool {
 	h, claim := l.at(r.applied)
 	sum, ok := r.ownSum(r.applied)
 	return h != nil && claim&Linked != 0 && ok && h.Checksum != sum
+}
+
+// tooFar reports whether a log ends so far beyond this one that a snapshot has to
+// come first, and asks for it: the ring would have to hold all that lies between.
+func (r *Replica) tooFar(head Op, from ID) bool {
+	if head <= r.log.head+aheadMax {
+		return false
+	}
+	r.vc.installing = r.phase == ViewChange
+	r.send(from, Message{Kind: GetSnapshot, View: r.view, Op: r.applied})
+	return true
 }
 
 // askView asks for the StartView of a view that others are in.

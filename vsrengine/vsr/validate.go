@@ -5,12 +5,16 @@ package vsr
 // other group constants, from taking this replica along.
 const (
 	membersMax = 64
-	aheadMax   = 1 << 20 // ops that a StartView may lie beyond this log: further, a snapshot comes first
+	aheadMax   = 1 << 20 // ops that a log to take over may lie beyond this one: further, a snapshot comes first
+	opMax      = 1 << 56 // no group gets so far
 )
 
 // wellFormed reports whether the parts of a message fit together. What they say
 // is judged by the handlers.
 func (r *Replica) wellFormed(m *Message) bool {
+	if m.Op > opMax || m.Commit > opMax {
+		return false
+	}
 	switch m.Kind {
 	case DoViewChange, StartView:
 		if m.Log == nil {
@@ -30,17 +34,20 @@ func (r *Replica) wellFormed(m *Message) bool {
 		}
 	}
 	for i := range m.Entries {
-		if e := &m.Entries[i]; e.Op == 0 || e.Checksum == 0 || e.View > m.View && m.Kind != Entries || i > 0 && e.Op != m.Entries[i-1].Op+1 {
+		if e := &m.Entries[i]; e.Op == 0 || e.Op > opMax || e.Checksum == 0 || e.View > m.View && m.Kind != Entries || i > 0 && e.Op != m.Entries[i-1].Op+1 {
 			return false
 		}
 	}
 	return (m.Log == nil || r.wellFormedLog(m)) && (m.Members == nil || m.Members.wellFormed()) &&
-		(m.Snapshot == nil || m.Snapshot.Header.Op > 0 && m.Snapshot.Members.wellFormed())
+		(m.Snapshot == nil || m.Snapshot.Header.Op > 0 && m.Snapshot.Header.Op < opMax && m.Snapshot.Members.wellFormed())
 }
 
 func (r *Replica) wellFormedLog(m *Message) bool {
 	l := m.Log
 	n := len(l.Headers)
+	if max(l.Head, l.Begin, l.First, l.Contiguous, l.Applied, l.Commit, l.Snapshot) > opMax {
+		return false
+	}
 	if n != len(l.Claims) || n > r.cfg.PipelineMax+1 || Op(n) > l.Head || n == 0 && l.Head > 0 || l.LogView > m.View {
 		return false
 	}
@@ -55,7 +62,7 @@ func (r *Replica) wellFormedLog(m *Message) bool {
 
 func (m *Membership) wellFormed() bool {
 	n := m.Voters()
-	if n == 0 || n > VotersMax || len(m.Members) > membersMax || len(m.Previous) > membersMax {
+	if m.Op > opMax || n == 0 || n > VotersMax || len(m.Members) > membersMax || len(m.Previous) > membersMax {
 		return false
 	}
 	for i := range m.Members {

@@ -189,10 +189,10 @@ func (r *Replica) describe() *Log {
 
 func (r *Replica) claim(op Op) (Header, Claim) {
 	s := r.log.find(op)
+	if h := r.header(op); h != nil && (s == nil || s.Checksum != h.Checksum) {
+		return *h, Linked // what lies in the slot is of a dead view
+	}
 	if s == nil || s.Checksum == 0 {
-		if h := r.header(op); h != nil {
-			return *h, Linked
-		}
 		return Header{Op: op}, 0
 	}
 	var c Claim

@@ -9,15 +9,20 @@ import "github.com/diarchy/diarchy/vsrengine/vsr"
 //     view that ends without them.
 //  2. Together: that primary, or another voter, and whoever leads now are cut off
 //     from the rest, so that they alone hold what comes next.
+//     Or another voter is cut off until the others have let go of the log that it
+//     lacks; then it is left with them without the primary, and not heard while
+//     another one would lead.
+//     Or it is cut off until an epoch has ended without it.
 //  3. Apart: the voter dies and comes again at once, its newest records rotten,
 //     while the other one is cut off or dies and the rest is back. It may die once
 //     more in the view change that follows. Or it is given the lead again.
 type plot struct {
 	stage  stage
 	victim *node
-	other  *node // who led when they were together
-	wait   int   // ticks that this stage lasts at most
-	after  int   // ticks it lasts once it has come to what it is for
+	other  *node  // who led when they were together
+	side   uint64 // who was alone with a primary
+	wait   int    // ticks that this stage lasts at most
+	after  int    // ticks it lasts once it has come to what it is for
 	epoch  uint32
 	again  bool // the victim dies once more
 }
@@ -26,6 +31,12 @@ type stage uint8
 
 const (
 	noPlot stage = iota
+	behind
+	deposed
+	mute
+	bygone
+	adrift
+	given
 	alone
 	together
 	apart
@@ -47,14 +58,41 @@ func (w *world) ambush() {
 			p.victim = v
 		}
 	}
-	if d.pick(2) == 0 {
+	switch {
+	case d.chance(w.o.Behind):
+		if p.other = lead; !w.leaveBehind() {
+			return
+		}
+	case d.pick(2) == 0:
 		p.victim = lead
-		w.isolate(w.company(lead, nil, d.pick(max(w.newest().Voters()/2, 1))))
-		w.enter(alone, 2*w.o.SuspectMax+2*w.o.ViewChange, d.pick(12))
-	} else {
+		p.side = w.company(lead, nil, d.pick((w.newest().Voters()+1)/2))
+		w.isolate(p.side)
+		w.enter(alone, 2*w.o.SuspectMax+2*w.o.ViewChange, d.pick(6))
+	default:
 		w.bringTogether()
 	}
 	w.after(microticks, happening{kind: plotDue})
+}
+
+// leaveBehind cuts off a voter that does not lead.
+func (w *world) leaveBehind() bool {
+	p := &w.plot
+	for range 8 {
+		if n := w.someVoter(w.dPlot); n != nil {
+			p.victim = n
+		}
+	}
+	if p.victim == p.other {
+		p.stage = noPlot
+		return false
+	}
+	w.isolate(1 << p.victim.index)
+	if w.o.Members > 0 {
+		w.enter(bygone, 8*w.o.SuspectMax+8*w.o.ViewChange, 0)
+	} else {
+		w.enter(behind, 8*w.o.SuspectMax+4*w.o.ViewChange, w.dPlot.pick(8))
+	}
+	return true
 }
 
 func (w *world) enter(s stage, wait, after int) {
@@ -118,11 +156,26 @@ func (w *world) plotStep() {
 func (w *world) plotReady() bool {
 	p := &w.plot
 	switch p.stage {
+	case behind:
+		return p.other.up && p.victim.up && p.other.r.Status().First > p.victim.where.Head+1
+	case given:
+		return p.victim.up && p.victim.r.Status().Serving
+	case bygone:
+		return w.newest().Epoch > p.victim.where.View.Epoch()
+	case deposed:
+		v := p.victim
+		if v.up && v.where.Phase == vsr.ViewChange {
+			to := w.newest().Primary(v.where.View)
+			return to != v.id && to != p.other.id
+		}
 	case alone:
 		l := w.leader(w.dPlot)
-		return l != nil && l != p.victim && l.where.View > p.victim.where.View
+		return l != nil && l != p.victim && l.where.View > p.victim.where.View && p.victim.where.Head > p.victim.where.Commit
 	case together:
 		v, o := p.victim, p.other
+		if p.side != 0 && w.doubled(v, v.where.Head) == 0 {
+			return false // what it had alone is not replaced yet
+		}
 		return v.up && o.up && v.where.Phase == vsr.Normal && v.where.View == o.where.View && o.where.Head > o.where.Commit
 	}
 	return false
@@ -130,8 +183,27 @@ func (w *world) plotReady() bool {
 
 func (w *world) nextStage() {
 	switch w.plot.stage {
+	case behind:
+		w.isolate(1 << w.plot.other.index)
+		w.enter(deposed, 3*w.o.SuspectMax+4*w.o.ViewChange, 0)
+	case bygone:
+		w.setAdrift()
+	case deposed:
+		w.muffle()
+	case mute:
+		w.isolate(1 << w.plot.other.index)
+		w.enter(apart, 4*w.o.SuspectMax+8*w.o.ViewChange, 0)
 	case alone:
+		if w.dPlot.pick(3) == 0 {
+			w.giveBack()
+			break
+		}
 		w.bringTogether()
+	case given:
+		w.enter(apart, w.o.SuspectMax, 0)
+		if s := w.plot.side &^ (1 << w.plot.victim.index); s != 0 {
+			w.isolate(s)
+		}
 	case together:
 		w.strike()
 	default:
@@ -164,18 +236,42 @@ func (w *world) bringTogether() {
 	}
 	side := w.newest().Voters()/2 + 1 - d.pick(4)/3
 	w.isolate(w.company(p.victim, p.other, side-2))
-	w.enter(together, 3*w.o.SuspectMax, d.pick(8))
+	w.enter(together, 3*w.o.SuspectMax, d.pick(6))
+}
+
+// muffle leaves one who is behind with those who have what it lacks in snapshots
+// only, and lets nobody hear it: who is ahead cannot lead with its vote.
+func (w *world) muffle() {
+	p := &w.plot
+	w.counts.Muffled++
+	w.isolate(1 << p.other.index)
+	for _, n := range w.nodes {
+		w.network.link(p.victim.index, n.index)
+	}
+	w.enter(mute, w.dPlot.within(w.o.ViewChange, 5*w.o.ViewChange), 0)
+}
+
+// setAdrift leaves a new epoch without its primary, and one who has not heard of
+// that epoch alone: what the others want now has numbers that it may mistake.
+func (w *world) setAdrift() {
+	p := &w.plot
+	w.counts.Adrift++
+	w.isolate(1 << p.victim.index)
+	if l := w.leader(w.dPlot); l != nil {
+		w.network.silence(l.index, len(w.nodes), false, w.dPlot)
+	}
+	w.enter(adrift, 2*w.o.SuspectMax+w.dPlot.within(1, 10)*w.o.ViewChange, 0)
 }
 
 // strike takes the two apart.
 func (w *world) strike() {
 	d, p := w.dPlot, &w.plot
 	w.counts.Strikes++
-	w.enter(apart, d.within(w.o.SuspectMax, 4*w.o.SuspectMax+3*w.o.ViewChange), 0)
 	if d.pick(4) == 0 {
 		w.giveBack()
 		return
 	}
+	w.enter(apart, d.within(w.o.SuspectMax, 4*w.o.SuspectMax+3*w.o.ViewChange), 0)
 	switch d.pick(4) {
 	case 0:
 		w.network.cut = [nodesMax]uint64{}
@@ -252,16 +348,19 @@ func (w *world) doubled(n *node, head vsr.Op) vsr.Op {
 	return 0
 }
 
-// giveBack hands the lead to the victim, who had it before.
+// giveBack hands the lead to the victim, who had it before. Once it leads, those
+// who were alone with it then hear nothing of what it does now.
 func (w *world) giveBack() {
 	p := &w.plot
 	w.network.cut = [nodesMax]uint64{}
+	w.enter(apart, w.o.SuspectMax, 0)
 	l := w.leader(w.dPlot)
 	if l == nil || l == p.victim || !p.victim.up {
 		return
 	}
 	if l.r.Transfer(p.victim.id) == nil {
 		w.counts.GivenBack++
+		w.enter(given, 2*w.o.ViewChange, w.dPlot.pick(2))
 	}
 	w.obey(l)
 }
@@ -273,6 +372,34 @@ func (t *network) remember(to *node, m *vsr.Message) {
 		old = old[:copy(old, old[1:])]
 	}
 	t.views[to.index] = append(old, *m)
+}
+
+// votesKept is how many votes a network remembers for each receiver.
+const votesKept = 16
+
+// oldVote remembers a vote, and now and then plays those again whose receiver is in
+// another epoch by now, or not yet in theirs, in a view of the same number.
+func (w *world) oldVote(to *node, m *vsr.Message) {
+	if m.Kind != vsr.StartViewChange && m.Kind != vsr.PrepareOK {
+		return
+	}
+	old := w.network.votes[to.index]
+	if len(old) == votesKept {
+		old = old[:copy(old, old[1:])]
+	}
+	old = append(old, *m)
+	w.network.votes[to.index] = old
+	if !w.dPlot.chance(w.o.OldVotes) {
+		return
+	}
+	v := to.where.View
+	for i := range old {
+		if x := &old[i]; x.View.Counter() == v.Counter() && x.View.Epoch() != v.Epoch() {
+			w.counts.OldVotes++
+			w.network.ids++
+			w.fly(w.node(x.From), to, x, w.network.ids, w.dPlot.below(microticks), true)
+		}
+	}
 }
 
 // oldView plays the beginning of a view again to one who does not know where its log

@@ -23,8 +23,9 @@ type Counters struct {
 	ChunksRotten, InstallsInView                                        uint64
 
 	// Ambushes: how many were laid, and what became of them.
-	Ambushes, Strikes, StruckRecords, StruckPairs, StruckAgain, OldViews, GivenBack uint64
-	LostTooMany                                                                     uint64
+	Ambushes, Strikes, StruckRecords, StruckPairs, StruckAgain, GivenBack uint64
+	Muffled, Adrift, OldViews, OldVotes                                   uint64
+	LostTooMany                                                           uint64
 
 	// The protocol.
 	ViewsEntered, ViewsBegun, Epochs, HandOvers, Recoveries uint64

@@ -49,6 +49,9 @@ func (w *world) sometimes(k happens) {
 	}
 	switch k {
 	case cutSometimes:
+		if w.plot.stage != noPlot {
+			break // an ambush has cuts of its own
+		}
 		w.cutNow()
 		w.after(w.ticks(1+w.dCut.below(w.o.CutTicks)), happening{kind: healDue, arg: w.network.epoch})
 	case crashSometimes:

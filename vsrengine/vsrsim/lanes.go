@@ -46,7 +46,7 @@ var lanes = []lane{
 		needs: []string{"Transfers", "HandOvers", "SlowFlushes", "ViewsEntered"}},
 	{name: "rotview", odds: 0.05, on: []string{"ambush", "old views", "hold votes"}, off: []string{"memory", "members"}, shape: rotView,
 		needs: []string{"Strikes", "StruckRecords", "StruckPairs", "StruckAgain", "OldViews", "GivenBack", "RecoveringHead", "ViewsEntered", "Heals"}},
-	{name: "epochs", odds: 0.05, on: []string{"members", "cuts", "hold votes", "crash", "ambush"}, off: []string{"memory", "rot", "read error"}, shape: fastEpochs,
+	{name: "epochs", odds: 0.05, on: []string{"members", "cuts", "hold votes", "crash", "ambush", "old votes"}, off: []string{"memory", "rot", "read error"}, shape: fastEpochs,
 		needs: []string{"Epochs", "Changes", "HeldVeryLate", "Strikes", "Promotions", "Removals"}},
 	{name: "installs", odds: 0.05, on: []string{"snapshots", "cuts", "crash", "rot", "ambush", "chunk rot"}, off: []string{"memory", "members"}, shape: manyInstalls,
 		needs: []string{"Installs", "InstallsInView", "ChunksRotten", "SealsFailed", "Strikes", "Trims"}},
@@ -126,8 +126,9 @@ var axes = []axis{
 	{"members", 1, func(o *Options, d *dice) { o.Members = d.between(0.005, 0.08) }},
 	{"wipe", 0.4, func(o *Options, d *dice) { o.Wipe = d.between(0.001, 0.01) }},
 	{"transfer", 0.7, func(o *Options, d *dice) { o.Transfer = d.between(0.002, 0.03) }},
-	{"ambush", 0.5, func(o *Options, d *dice) { o.Ambush = d.between(0.005, 0.05) }},
+	{"ambush", 0.5, func(o *Options, d *dice) { o.Ambush, o.Behind = d.between(0.01, 0.2), 0.3*d.unit() }},
 	{"old views", 0.5, func(o *Options, d *dice) { o.OldViews = d.between(0.2, 1) }},
+	{"old votes", 0.5, func(o *Options, d *dice) { o.OldVotes = d.between(0.05, 1) }},
 	{"chunk rot", 0.5, func(o *Options, d *dice) { o.ChunkRot = d.between(0.01, 0.3) }},
 	{"lose", 0, func(o *Options, d *dice) { o.Lose = d.between(0.002, 0.02) }},
 	{"memory", 0.6, func(o *Options, _ *dice) { o.Memory = true }},
@@ -175,12 +176,10 @@ func manyReads(o *Options, d *dice) {
 // rotView is a small group at a slow pace, so that few records are what counts.
 func rotView(o *Options, d *dice) {
 	shortTimeouts(o, d)
-	o.Voters = 3 + d.pick(4)/2
-	if d.pick(4) == 0 {
-		o.Voters = 5
-	}
+	o.Voters = [...]int{3, 3, 3, 3, 4, 5, 5, 5}[d.pick(8)]
 	o.Pipeline, o.BatchMax = d.within(2, 8), d.within(1, 3)
 	o.Clients, o.Think = d.within(1, 4), uint64(d.within(200, 6000))
+	o.Events = max(o.Events, d.within(5000, 12000))
 	o.LazyDisk = d.pick(4) > 0
 	if d.pick(2) == 0 {
 		o.Loss = d.between(0.01, 0.2)
@@ -191,6 +190,7 @@ func rotView(o *Options, d *dice) {
 func fastEpochs(o *Options, d *dice) {
 	shortTimeouts(o, d)
 	o.Voters, o.Members = d.within(3, 5), d.between(0.03, 0.3)
+	o.Behind = d.between(0.2, 0.8)
 }
 
 // manyInstalls is a log that is gone almost at once.
@@ -199,6 +199,7 @@ func manyInstalls(o *Options, d *dice) {
 	o.Voters = 3 + 2*(d.pick(4)/3)
 	o.Snapshot = d.between(0.2, 1)
 	o.Pipeline = d.within(1, 4)
+	o.Behind, o.Events = d.between(0.4, 1), max(o.Events, d.within(5000, 12000))
 	o.LagOps, o.PinOps = 1<<d.within(1, 4), 1<<d.within(1, 5)
 	o.CutTicks = uint64(d.within(20, 200))
 }

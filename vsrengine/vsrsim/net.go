@@ -20,7 +20,8 @@ type network struct {
 	old     [64]vsr.Message // some that were sent, to be played again
 	oldNext int
 
-	views [nodesMax][]vsr.Message // by receiver: the last StartViews that were sent to it
+	// By receiver: the last of a kind that were sent to it.
+	views, votes [nodesMax][]vsr.Message
 }
 
 // flight is a message under way.
@@ -50,6 +51,9 @@ func (w *world) send(n *node, m *vsr.Message) {
 	t.ids++
 	id := t.ids
 	w.noteMessage(Sent, m, id)
+	if o.OldVotes > 0 && !w.healing {
+		w.oldVote(to, m)
+	}
 	if t.isCut(n, to) {
 		w.counts.Blocked++
 		w.noteMessage(Dropped, m, id)

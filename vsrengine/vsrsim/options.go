@@ -70,7 +70,9 @@ type Options struct {
 
 	// Several faults aimed at one view change: see ambush.go.
 	Ambush   float64 // rate
+	Behind   float64 // share of ambushes that leave a voter behind
 	OldViews float64 // share of uncertain heads that are told the beginning of a view that was told before
+	OldVotes float64 // share of votes at which those of another epoch are played again
 
 	// Operators.
 	Members, Wipe, Transfer float64 // rates
