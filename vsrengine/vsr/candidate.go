@@ -228,7 +228,9 @@ func (r *Replica) findHead(c *choice) bool {
 		found = r.header(c.head)
 	}
 	if found == nil {
-		r.vc.need = need{op: c.head, sum: want}
+		if n := &r.vc.need; n.op != c.head || n.sum != want {
+			r.vc.need = need{op: c.head, sum: want, ask: r.nonce()}
+		}
 		return false
 	}
 	if n == 0 {
@@ -293,7 +295,7 @@ func (r *Replica) tickCandidate() {
 		return
 	}
 	if n := &r.vc.need; n.op != 0 && n.got == nil {
-		r.askAll(Message{Kind: GetEntries, View: r.view, Op: n.op, Checksum: n.sum, Seq: 1})
+		r.askAll(Message{Kind: GetEntries, View: r.view, Op: n.op, Checksum: n.sum, Seq: 1, Nonce: n.ask})
 	}
 	if r.vc.installing && r.fetch.snapshot == nil {
 		r.askAll(Message{Kind: GetSnapshot, View: r.view, Op: r.applied})

@@ -32,6 +32,7 @@ const (
 	DefectNackBesideDamage          // A71: a nack from a damaged journal
 	DefectEpochWithoutQuorum        // D10: an epoch started without its quorum
 	DefectOldEpochVote              // R5: votes of another epoch are counted
+	DefectUncertainStartView        // a StartView names what lies below a hole of its sender
 	DefectSkipFsync                 // acknowledge before the write is durable
 	DefectAckBeforeQuorum           // commit with one acknowledgement too few
 	DefectNackTooFew                // cut what one replica does not have
@@ -46,7 +47,7 @@ var defectNames = [defectCount]string{
 	"None", "TruncateOnPrepare", "Amnesia", "OldAcks", "LogViewVolatile", "ViewVolatile", "TwoLogs", "PrepareEarly",
 	"SlotByView", "OldStartView", "NackDamaged", "FreshRead", "HeldPromise", "CompletionByOp", "LogViewEarly",
 	"InstallDropsTail", "ExactTargets", "DeadExecute", "SelfRecovery", "NewVoterNack", "InstallRewritesLog",
-	"AbdicatedStartView", "NackBesideDamage", "EpochWithoutQuorum", "OldEpochVote", "SkipFsync", "AckBeforeQuorum",
+	"AbdicatedStartView", "NackBesideDamage", "EpochWithoutQuorum", "OldEpochVote", "UncertainStartView", "SkipFsync", "AckBeforeQuorum",
 	"NackTooFew", "Sessionless",
 }
 

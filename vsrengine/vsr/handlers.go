@@ -24,6 +24,7 @@ var handlers = [phaseCount][kindCount]handler{
 	RecoveringHead: {
 		StartView:  onStartView,
 		GetEntries: onGetEntries, GetSnapshot: onGetSnapshot, GetChunk: onGetChunk,
+		SnapshotOffer: onSnapshotOffer, Chunk: onChunk,
 		EpochAhead: onEpochAhead,
 	},
 	Recovering: {
@@ -34,6 +35,7 @@ var handlers = [phaseCount][kindCount]handler{
 	Retired: {
 		Prepare: onRetired, Commit: onRetired, StartView: onStartView,
 		Recovery: onAskRetired, GetView: onAskRetired, StartViewChange: onAskRetired,
+		SnapshotOffer: onSnapshotOffer, Chunk: onChunk,
 	},
 }
 

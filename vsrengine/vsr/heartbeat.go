@@ -73,7 +73,7 @@ func onCommit(r *Replica, m *Message, _ *peer) {
 	if !r.fromPrimary(m) {
 		return
 	}
-	r.heardPrimary(m)
+	r.heardPrimary()
 	r.backup.head = max(r.backup.head, m.Op)
 	r.learnCommit(m.Commit)
 	if r.phase != Normal {
@@ -102,7 +102,7 @@ func onCommitOK(r *Replica, m *Message, p *peer) {
 }
 
 // heardPrimary resets the suspicion and adapts the silence that is tolerated.
-func (r *Replica) heardPrimary(*Message) {
+func (r *Replica) heardPrimary() {
 	b := &r.backup
 	gap := min(r.now-b.heardAt, uint64(r.cfg.SuspectTicksMax))
 	b.gapTicks = b.gapTicks - b.gapTicks/8 + gap
@@ -139,16 +139,19 @@ func (r *Replica) tickLearner() {
 func (r *Replica) resendPrepares() {
 	for i := range r.peers {
 		p := &r.peers[i]
-		if p.acked >= r.log.head || r.now >= p.heard+uint64(r.cfg.SuspectTicksMax) || r.now < p.resendAt+uint64(r.cfg.ResendTicks) {
+		if p.acked >= r.log.head || r.now >= p.heard+uint64(r.cfg.SuspectTicksMax) || r.now < p.resendAt+uint64(r.cfg.ResendTicks)<<min(p.resends, 3) {
 			continue
 		}
 		p.resendAt = r.now
+		p.resends++
 		from := max(p.acked, r.commit-min(r.commit, 1)) + 1
-		for op := from; op <= r.log.head; op++ {
+		size := 0
+		for op := from; op <= r.log.head && size <= r.cfg.RepairBytesMax; op++ {
 			s := r.log.find(op)
 			if s == nil || !s.linked || !s.held() {
 				continue
 			}
+			size += int(s.Size)
 			r.send(p.ID, Message{Kind: Prepare, View: r.view, Op: op, Commit: r.commit, Entries: r.entry(s.Entry)})
 		}
 	}

@@ -9,6 +9,7 @@ type fetch struct {
 	offset   uint64
 	seal     Ticket // of the write that makes it whole
 	askedAt  uint64
+	asks     uint // without an answer
 	heardAt  uint64
 }
 
@@ -19,6 +20,9 @@ type fetch struct {
 func (r *Replica) SnapshotAt(op Op) (Snapshot, bool) {
 	s := r.log.find(op)
 	settled := r.recordEpoch == r.members.Epoch && r.recordTicket <= r.durable
+	if r.changing() && op >= r.changeOp {
+		return Snapshot{}, false // it would hide that its epoch ends there
+	}
 	if op > r.applied || op <= r.snapshotOp() || r.members.Op > op || s == nil || s.Checksum == 0 || !settled {
 		return Snapshot{}, false
 	}
@@ -56,6 +60,9 @@ func (r *Replica) SnapshotLost(op Op) {
 		}
 	}
 	r.snapshots = kept
+	if r.log.first > r.snapshotOp()+1 {
+		r.rotten = true // the log below was let go for it
+	}
 	r.check()
 }
 
@@ -120,7 +127,8 @@ func onSnapshotOffer(r *Replica, m *Message, _ *peer) {
 	switch {
 	case s.Members.Epoch > r.members.Epoch:
 		r.drop(NoteLaterEpoch)
-		if r.phase == Normal {
+		if r.phase == Normal && r.now >= r.backup.viewAt+uint64(r.cfg.ResendTicks) {
+			r.backup.viewAt = r.now
 			r.askViewOfAll()
 		}
 	case !r.wantsSnapshot(s), f.snapshot != nil && (f.from != m.From || f.snapshot.Header.Op == s.Header.Op):
@@ -144,8 +152,10 @@ func (r *Replica) wantsSnapshot(s *Snapshot) bool {
 		return !r.isPrimary()
 	case ViewChange:
 		return r.vc.installing
-	case Recovering:
+	case Recovering, RecoveringHead:
 		return true
+	case Retired:
+		return r.role != 0
 	}
 	return false
 }
@@ -182,7 +192,7 @@ func onChunk(r *Replica, m *Message, _ *peer) {
 		r.drop(NoteUnwanted)
 		return
 	}
-	f.heardAt = r.now
+	f.heardAt, f.asks = r.now, 0
 	r.write(Write{Kind: WriteChunk, Op: f.snapshot.Header.Op, Offset: f.offset, Data: m.Data, Snapshot: f.snapshot})
 	f.offset += uint64(len(m.Data))
 	r.askChunk()
@@ -191,18 +201,20 @@ func onChunk(r *Replica, m *Message, _ *peer) {
 // tickFetch repeats the question, and gives the sender up when it is silent.
 func (r *Replica) tickFetch() {
 	f := &r.fetch
-	if f.snapshot == nil || f.seal != 0 || r.now < f.askedAt+uint64(r.cfg.ResendTicks) {
+	if f.snapshot == nil || f.seal != 0 || r.now < f.askedAt+uint64(r.cfg.ResendTicks)<<min(f.asks, 4) {
 		return
 	}
-	if r.now >= f.heardAt+uint64(4*r.cfg.ResendTicks) || !r.wantsSnapshot(f.snapshot) {
+	if r.now >= f.heardAt+uint64(8*r.cfg.ViewChangeTicks) || !r.wantsSnapshot(f.snapshot) {
 		r.fetch = fetch{}
 		r.backup.asks = 0
 		return
 	}
+	f.asks++
 	r.askChunk()
 }
 
-// SealFailed says that a received snapshot's content does not fit its checksum.
+// SealFailed says that a received snapshot's content does not fit its checksum. It
+// comes before the WriteSeal's ticket is told durable.
 func (r *Replica) SealFailed() {
 	r.fetch = fetch{}
 	r.check()

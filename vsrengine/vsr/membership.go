@@ -171,7 +171,7 @@ func DecodeMembership(e *Entry) (Membership, error) {
 	for ; len(b) > 0; b = b[8:] {
 		m.Previous = append(m.Previous, ID(le.Uint64(b)))
 	}
-	if m.Voters() == 0 {
+	if !m.wellFormed() {
 		return Membership{}, errMembership
 	}
 	return m, nil

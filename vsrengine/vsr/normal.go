@@ -34,6 +34,7 @@ type backup struct {
 	view       View // of which a StartView was asked for, with nonce
 	nonce      Nonce
 	viewAt     uint64
+	farAt      uint64 // last asked for a snapshot, for the log is too far away
 }
 
 // Propose gives a batch the next op. An error means that it did not happen.
@@ -67,9 +68,16 @@ func (r *Replica) mayPropose() error {
 // changing reports whether the log ends with this epoch's Reconfigure, after
 // which nothing more is prepared.
 func (r *Replica) changing() bool {
+	if r.last.Kind == KindConfig && r.last.Op > r.members.Op {
+		return true
+	}
 	s := r.log.find(r.changeOp)
 	return s != nil && s.Kind == KindConfig && r.changeOp > r.members.Op
 }
+
+// ending reports whether that Reconfigure is committed: the next epoch may have
+// begun and answered (R12).
+func (r *Replica) ending() bool { return r.changing() && r.commit >= r.changeOp }
 
 // prepare appends the next op, starts its write and sends it at the same time (D13).
 func (r *Replica) prepare(b Batch) Op {
@@ -118,7 +126,7 @@ func onPrepare(r *Replica, m *Message, _ *peer) {
 	if !r.fromPrimary(m) {
 		return
 	}
-	r.heardPrimary(m)
+	r.heardPrimary()
 	again := m.Entries[0].Op <= r.ack
 	if r.accept(m.Entries[0]) {
 		r.advance()
@@ -165,20 +173,18 @@ func (r *Replica) accept(e Entry) bool {
 	if e.Op <= r.applied {
 		return r.refill(e)
 	}
-	if e.Op > r.log.head {
-		if e.Op > r.log.head+Op(r.cfg.PipelineMax) {
-			r.drop(NoteGap)
-			r.backup.head = max(r.backup.head, e.Op)
-			r.askState()
-			return false
-		}
-		r.log.extend(e.Op)
+	if e.Op > r.log.head+Op(r.cfg.PipelineMax) {
+		r.drop(NoteGap)
+		r.backup.head = max(r.backup.head, e.Op)
+		r.askState()
+		return false
 	}
-	s := r.log.at(e.Op)
-	if s.linked && s.Checksum != e.Checksum || !r.chains(&e) {
+	if s := r.log.find(e.Op); s != nil && s.linked && s.Checksum != e.Checksum || !r.chains(&e) || !r.decodes(&e) {
 		r.drop(NoteConflict)
 		return false
 	}
+	r.log.extend(max(e.Op, r.log.head))
+	s := r.log.at(e.Op)
 	if s.Checksum == e.Checksum && s.held() {
 		s.linked = true
 	} else {
@@ -202,10 +208,19 @@ func (r *Replica) chains(e *Entry) bool {
 	return down == nil || !down.linked || down.Checksum == e.Parent
 }
 
+// decodes reports whether an entry that changes the membership says how.
+func (r *Replica) decodes(e *Entry) bool {
+	if e.Kind != KindConfig && e.Kind != KindLearners {
+		return true
+	}
+	m, err := DecodeMembership(e)
+	return err == nil && (e.Kind == KindConfig) == (m.Epoch == e.View.Epoch()+1)
+}
+
 // refill mends an applied entry that the journal has lost.
 func (r *Replica) refill(e Entry) bool {
 	s := r.log.find(e.Op)
-	if s == nil || s.Checksum != e.Checksum || s.held() && !s.damaged {
+	if s == nil || s.Checksum != e.Checksum || s.held() {
 		return s != nil && s.Checksum == e.Checksum
 	}
 	r.store(s, e)
@@ -327,7 +342,7 @@ func onPrepareOK(r *Replica, m *Message, p *peer) {
 	}
 	p.contact, p.applied, p.firm = r.now, m.Commit, max(p.firm, Op(m.Seq))
 	if m.Op > p.acked {
-		p.acked, p.resendAt = m.Op, r.now
+		p.acked, p.resendAt, p.resends = m.Op, r.now, 0
 		r.countAcks()
 	}
 	r.transferIfLevel()
@@ -418,7 +433,6 @@ func (r *Replica) persistedNormal() {
 	if r.started() && !r.prim.begun {
 		r.begin()
 	}
-	r.healIfWhole()
 	r.advance()
 	if r.ack > r.backup.said || r.advanceFirm() > r.backup.firm {
 		r.acknowledge()

@@ -28,7 +28,7 @@ const (
 	WriteChunk                   // Data at Offset of the snapshot being received
 	WriteSeal                    // the snapshot being received is whole: verify it, make it durable under its name
 	WriteTrim                    // entries of ops below Op, and snapshots older than Snapshot, may go
-	WriteHeal                    // damaged records that were told before this was taken, and superseded entries, may go
+	WriteHeal                    // damaged records that were told before the input that gave this out may go, and no others
 )
 
 // Write is one step of the ordered stream that must become durable.

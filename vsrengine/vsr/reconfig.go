@@ -35,6 +35,9 @@ func (r *Replica) Change(id ID, role Role, basedOn Checksum) error {
 		}
 		return err
 	}
+	if r.applied < r.prim.suffix {
+		return ErrBusy // what it took over may hold a change
+	}
 	switch {
 	case basedOn != m.Lineage:
 		return ErrBasedOn

@@ -180,7 +180,6 @@ func (r *Replica) recoveredSoFar() {
 		return
 	}
 	r.leaveView()
-	r.recordEpoch = r.members.Epoch
 	r.enterNormal()
 	if r.phase == Normal {
 		r.advance()

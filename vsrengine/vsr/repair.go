@@ -87,7 +87,7 @@ func onNewState(r *Replica, m *Message, _ *peer) {
 		r.drop(NoteUnwanted)
 		return
 	}
-	r.heardPrimary(m)
+	r.heardPrimary()
 	before := r.firstMissing()
 	for _, e := range m.Entries {
 		if e.Op > r.log.head+Op(r.cfg.PipelineMax) || !r.accept(e) {
@@ -110,6 +110,9 @@ func (r *Replica) tickRepair() {
 		r.repairPrimary()
 	} else if r.now >= r.backup.askedAt+uint64(r.cfg.ResendTicks) {
 		r.askState()
+	}
+	if len(r.spares) > 0 && !r.missing() {
+		r.spares = nil
 	}
 	if r.rotten && r.now%uint64(r.cfg.ResendTicks) == 0 {
 		r.repairDamage()
@@ -190,7 +193,7 @@ func (r *Replica) nextPeer() ID {
 func onGetEntries(r *Replica, m *Message, _ *peer) {
 	end := m.Op
 	s := r.log.find(end)
-	if s == nil || !s.held() || s.Checksum != m.Checksum && (m.Checksum != 0 || end > r.applied) {
+	if s == nil || !s.held() || s.Checksum != m.Checksum && (m.Checksum != 0 || end > r.applied || !s.linked) {
 		r.drop(NoteUnknown)
 		if s == nil && end < r.log.first && r.snapshotOp() >= end {
 			r.offerSnapshot(m.From)
@@ -214,7 +217,7 @@ func onGetEntries(r *Replica, m *Message, _ *peer) {
 	for op := low; op <= end; op++ {
 		entries = append(entries, r.log.at(op).Entry)
 	}
-	r.send(m.From, Message{Kind: Entries, View: r.view, Entries: entries})
+	r.send(m.From, Message{Kind: Entries, View: r.view, Entries: entries, Nonce: m.Nonce})
 }
 
 // onEntries takes what proves itself: from the last entry down, each must have
@@ -222,7 +225,7 @@ func onGetEntries(r *Replica, m *Message, _ *peer) {
 func onEntries(r *Replica, m *Message, _ *peer) {
 	if n := &r.vc.need; r.phase == ViewChange && n.op != 0 && n.got == nil {
 		for i := range m.Entries {
-			if h := &m.Entries[i].Header; h.Op == n.op && (n.sum == 0 || h.Checksum == n.sum) {
+			if h := &m.Entries[i].Header; h.Op == n.op && (n.sum == 0 && m.Nonce == n.ask || n.sum != 0 && h.Checksum == n.sum) {
 				n.got = h
 				r.decide()
 				return
@@ -312,13 +315,13 @@ func (r *Replica) repairDamage() {
 // healIfWhole lets the journal forget its damaged records once every entry that
 // counts is intact: from then on, what is missing was never here.
 func (r *Replica) healIfWhole() {
-	if !r.rotten || r.phase != Normal || r.recordTicket > r.durable {
+	if !r.rotten || r.phase != Normal {
 		return
 	}
 	for op := r.snapshotOp() + 1; op <= r.log.head; op++ {
 		s := r.log.find(op)
-		if s == nil || !s.linked || !s.held() || s.ticket > r.durable {
-			return
+		if s == nil || !s.linked || !s.held() {
+			return // those still being written come before the heal in the stream
 		}
 	}
 	for op := r.log.first; op <= r.log.head; op++ {

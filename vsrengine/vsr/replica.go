@@ -52,7 +52,7 @@ type Replica struct {
 	rotten    bool       // the journal holds damaged records: what is missing may have been acknowledged
 	unplaced  bool       // one of them may be of any op
 	spares    []Entry    // other intact entries found at start, by which a hole may be filled
-	snapshots []Snapshot // oldest first, at most two
+	snapshots []Snapshot // oldest first: two, and one more while it is being sent
 
 	issued, durable Ticket
 	recordTicket    Ticket // of the last view record
@@ -89,6 +89,7 @@ type peer struct {
 	firm     Op     // as it last said in this view
 	seq      uint64 // this view: the last heartbeat it answered
 	resendAt uint64
+	resends  uint // without an acknowledgement of more
 	target   View // the view it wants, as of targetAt
 	targetAt uint64
 	log      *Log // its DoViewChange for this view
@@ -140,6 +141,9 @@ func (r *Replica) Tick() {
 		r.tickViewChange()
 	case RecoveringHead:
 		r.tickRecoveringHead()
+		r.tickFetch()
+	case Retired:
+		r.tickFetch()
 	case Recovering:
 		r.tickRecovering()
 	}
@@ -177,7 +181,10 @@ func (r *Replica) Hold(on bool) {
 	if on || r.booting {
 		return
 	}
-	r.backup.heardAt, r.vc.since = r.now, r.now
+	r.backup.heardAt, r.vc.since, r.prim.stalledAt, r.backlogSince = r.now, r.now, r.now, r.now
+	for i := range r.peers {
+		r.peers[i].contact = r.now
+	}
 	r.persistedFetch()
 	switch r.phase {
 	case Normal:
@@ -211,7 +218,7 @@ func (r *Replica) started() bool {
 
 // serving reports whether it may take proposals and reads.
 func (r *Replica) serving() bool {
-	return r.started() && !r.prim.quiet && r.prim.announce == nil && !r.held && !r.booting
+	return r.started() && !r.prim.quiet && !r.ending() && r.prim.announce == nil && !r.held && !r.booting
 }
 
 func (r *Replica) peer(id ID) *peer {

@@ -168,19 +168,7 @@ func (d *disk) trim(w *vsr.Write) {
 // heal drops what is damaged, and of several entries of one op all but the last.
 func (d *disk) heal() {
 	d.unplaced = false
-	last := map[vsr.Op]int{}
-	for i := range d.slots {
-		if d.slots[i].intact() {
-			last[d.slots[i].Op] = i
-		}
-	}
-	var kept []slot
-	for i := range d.slots {
-		if at, ok := last[d.slots[i].Op]; ok && at == i {
-			kept = append(kept, d.slots[i])
-		}
-	}
-	d.slots = kept
+	d.slots = slices.DeleteFunc(d.slots, func(s slot) bool { return !s.intact() })
 }
 
 // crash loses the pending writes but for the first torn of them.

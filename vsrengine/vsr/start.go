@@ -70,7 +70,7 @@ func (r *Replica) startFromDisk(st *State) error {
 	r.commit = rec.Commit
 	r.begun = rec.Begin
 	r.unplaced = st.Unplaced
-	r.snapshots = slices.Clone(st.Snapshots)
+	r.snapshots = slices.DeleteFunc(slices.Clone(st.Snapshots), func(s Snapshot) bool { return !s.wellFormed() })
 	if n := len(r.snapshots); n > 2 {
 		r.snapshots = r.snapshots[n-2:]
 	}
@@ -178,7 +178,7 @@ func (r *Replica) readSlot(rec *Log, f *Slot) {
 		return
 	}
 	if f.Op > rec.Head && f.Checksum != 0 {
-		if f.View != rec.LogView || r.view != rec.LogView && r.cfg.Defect == 0 {
+		if f.View != rec.LogView || r.view != rec.LogView {
 			return // superseded
 		}
 		r.log.extend(max(f.Op, r.log.head))

@@ -18,7 +18,7 @@ func (r *Replica) sendStartView(to ID, nonce Nonce) {
 func (r *Replica) beginning() *Log {
 	l := r.describe()
 	for i := range l.Headers {
-		if l.Claims[i]&Linked == 0 {
+		if l.Claims[i]&Linked == 0 && r.cfg.Defect != DefectUncertainStartView {
 			l.Headers[i], l.Claims[i] = Header{Op: l.Headers[i].Op}, 0
 		}
 	}
@@ -89,7 +89,11 @@ func onStartView(r *Replica, m *Message, p *peer) {
 	}
 	r.view = m.View
 	r.commit = max(r.commit, m.Log.Commit)
-	r.adopt(m.Log.linked(), m.Log.Head)
+	headers := m.Log.linked()
+	if r.cfg.Defect == DefectUncertainStartView {
+		headers = m.Log.Headers
+	}
+	r.adopt(headers, m.Log.Head)
 	r.begun = m.Log.Head
 	r.enterNormal()
 	r.backup.head = m.Log.Head
@@ -140,6 +144,10 @@ func (r *Replica) tooFar(head Op, from ID) bool {
 		return false
 	}
 	r.vc.installing = r.phase == ViewChange
+	if r.now < r.backup.farAt+uint64(r.cfg.ResendTicks) {
+		return true
+	}
+	r.backup.farAt = r.now
 	r.send(from, Message{Kind: GetSnapshot, View: r.view, Op: r.applied})
 	return true
 }

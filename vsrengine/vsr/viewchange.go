@@ -22,7 +22,8 @@ type viewChange struct {
 // need is an entry whose header the candidate must know.
 type need struct {
 	op  Op
-	sum Checksum
+	sum Checksum // 0: whoever has applied the op may say
+	ask Nonce
 	got *Header
 }
 
@@ -159,7 +160,7 @@ func (r *Replica) leaveView() {
 		if r.cfg.Defect != DefectOldAcks {
 			p.acked = 0
 		}
-		p.contact, p.resendAt = r.now, r.now
+		p.contact, p.resendAt, p.resends = r.now, r.now, 0
 	}
 	r.prim = primary{stalledAt: r.now}
 	r.vc = viewChange{failed: r.vc.failed, forfeits: r.vc.forfeits}

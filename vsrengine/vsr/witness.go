@@ -30,13 +30,14 @@ func (r *Replica) Witnessed(id ID) Witness {
 // Confirm compares what a peer remembers with what this disk holds, at start. If
 // the disk is behind, it was rolled back or copied, and the replica halts for
 // good: it counts as wiped (D15). A damaged journal is not mistaken for an old
-// one, and in memory mode an empty log is what recovery is for.
+// one, nor a log that an installed snapshot cut; in memory mode an empty log is what
+// recovery is for.
 func (r *Replica) Confirm(w Witness) {
 	if r.phase >= Retired {
 		return
 	}
 	behind := w.View > r.view && !r.cfg.Memory
-	if !r.cfg.Memory && !r.rotten && w.AckView == r.logView && w.Acked > r.log.head {
+	if !r.cfg.Memory && !r.rotten && w.AckView == r.logView && w.Acked > r.log.head && r.log.head > r.snapshotOp() {
 		behind = true
 	}
 	if behind {
@@ -44,4 +45,5 @@ func (r *Replica) Confirm(w Witness) {
 		r.phase = Halted
 		r.fetch = fetch{}
 	}
+	r.check()
 }

@@ -3,19 +3,21 @@ package vsrsim
 import "github.com/diarchy/diarchy/vsrengine/vsr"
 
 // An ambush is several faults aimed at one view change. Each is one that the swarm
-// draws alone, within the same fault model; by chance they meet too seldom.
+// draws alone, within the same fault model; by chance they meet too seldom. There
+// are three kinds:
 //
-//  1. Alone: a primary is cut off with a minority, so that its last ops are of a
-//     view that ends without them.
-//  2. Together: that primary, or another voter, and whoever leads now are cut off
-//     from the rest, so that they alone hold what comes next.
-//     Or another voter is cut off until the others have let go of the log that it
-//     lacks; then it is left with them without the primary, and not heard while
-//     another one would lead.
-//     Or it is cut off until an epoch has ended without it.
-//  3. Apart: the voter dies and comes again at once, its newest records rotten,
-//     while the other one is cut off or dies and the rest is back. It may die once
-//     more in the view change that follows. Or it is given the lead again.
+//   - alone, together, apart: a primary is cut off with a minority, so that its last
+//     ops are of a view that ends without them; then it and whoever leads now are
+//     all that hold what comes next; then it dies and comes again at once, its
+//     newest records rotten, while the other one is cut off or dies and the rest is
+//     back. It may die once more in the view change. Or it is given the lead again.
+//   - behind, deposed, mute: a backup is cut off until the others have let go of the
+//     log that it lacks; then it is left with them without the primary, and not
+//     heard while another one would lead.
+//   - bygone, adrift: a backup is cut off until an epoch has ended without it, and
+//     the new epoch loses its primary.
+//
+// Any stage may be left out, or end because it takes too long.
 type plot struct {
 	stage  stage
 	victim *node
@@ -25,6 +27,7 @@ type plot struct {
 	after  int    // ticks it lasts once it has come to what it is for
 	epoch  uint32
 	again  bool // the victim dies once more
+	pair   bool // it was struck where it hurts most: it dies once more when its vote is on its disk
 }
 
 type stage uint8
@@ -142,6 +145,11 @@ func (w *world) plotStep() {
 		p.stage = noPlot
 		return
 	}
+	if n := p.victim; p.stage == apart && p.pair && n.up && n.disk.record.Log != nil && n.disk.record.View > n.disk.record.Log.LogView {
+		p.pair = false
+		w.counts.StruckAgain++
+		w.strikeDown(n, false)
+	}
 	if p.wait--; p.wait <= 0 || w.plotReady() {
 		if p.after--; p.wait <= 0 || p.after < 0 {
 			w.nextStage()
@@ -173,7 +181,7 @@ func (w *world) plotReady() bool {
 		return l != nil && l != p.victim && l.where.View > p.victim.where.View && p.victim.where.Head > p.victim.where.Commit
 	case together:
 		v, o := p.victim, p.other
-		if p.side != 0 && w.doubled(v, v.where.Head) == 0 {
+		if p.side != 0 && !w.o.Memory && w.doubled(v, v.where.Head) == 0 {
 			return false // what it had alone is not replaced yet
 		}
 		return v.up && o.up && v.where.Phase == vsr.Normal && v.where.View == o.where.View && o.where.Head > o.where.Commit
@@ -285,17 +293,17 @@ func (w *world) strike() {
 		w.isolate(1 << p.other.index)
 	}
 	p.again = d.pick(2) == 0
-	w.strikeDown(p.victim)
+	w.strikeDown(p.victim, d.pick(5) > 0)
 }
 
 // strikeDown ends the victim, spoils its newest records and starts it again.
-func (w *world) strikeDown(n *node) {
+func (w *world) strikeDown(n *node, spoil bool) {
 	d := w.dPlot
 	if !n.up || !w.mayStop(n) {
 		return
 	}
 	w.kill(n, d)
-	if d.pick(4) > 0 {
+	if spoil {
 		w.spoil(n)
 	}
 	down := 1 + d.below(microticks)
@@ -322,8 +330,9 @@ func (w *world) spoil(n *node) {
 	d, head := w.dPlot, n.where.Head
 	op := head - min(vsr.Op(d.pick(w.o.Pipeline+1)), head)
 	how, many := rot(1+d.pick(3)), 1+d.pick(3)
-	if x := w.doubled(n, head); x != 0 && d.pick(3) > 0 {
+	if x := w.doubled(n, head); x != 0 && d.pick(5) > 0 {
 		op, how, many = x, headless, 2
+		w.plot.pair, w.plot.again = true, false
 		w.counts.StruckPairs++
 	}
 	for range many {
@@ -378,7 +387,8 @@ func (t *network) remember(to *node, m *vsr.Message) {
 const votesKept = 16
 
 // oldVote remembers a vote, and now and then plays those again whose receiver is in
-// another epoch by now, or not yet in theirs, in a view of the same number.
+// another epoch by now, or not yet in theirs, in a view of the same number. What a
+// cut swallowed may come too: a cut is a delay of unknown length.
 func (w *world) oldVote(to *node, m *vsr.Message) {
 	if m.Kind != vsr.StartViewChange && m.Kind != vsr.PrepareOK {
 		return

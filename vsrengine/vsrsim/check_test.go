@@ -71,7 +71,9 @@ func TestCheckersFire(t *testing.T) {
 			send(p, vsr.Message{Kind: vsr.StartView, From: 1, View: 2, Log: l}, record(2, 2, 0), at(2), at(2))
 			send(p, vsr.Message{Kind: vsr.PrepareOK, From: 1, View: 2, Op: 1, Checksum: p.entries[0].Checksum}, record(2, 2, 0), at(2), at(2))
 			p.record(0, 1, record(1, 0, 1))
+			p.record(0, 1, record(1, 0, 1)) // an install while the view changes
 			p.record(0, 1, record(2, 2, 1))
+			p.record(0, 1, &vsr.Record{View: 2, Log: &vsr.Log{LogView: 2, Commit: 1, Head: 9}}) // and after it
 			p.bounds(&vsr.Message{Entries: p.entries, Log: l})
 		}},
 		{"another entry", "agreement", func(p *planted) { e := batch(1, 1, 7, newCommand(0, 0)); p.apply(2, 0, &e) }},
@@ -113,6 +115,41 @@ func TestCheckersFire(t *testing.T) {
 		{"two logs in one view", "two logs", func(p *planted) {
 			send(p, vsr.Message{Kind: vsr.DoViewChange, From: 1, View: 2, Log: &vsr.Log{Head: 1}}, record(2, 0, 0), at(2), at(2))
 			send(p, vsr.Message{Kind: vsr.DoViewChange, From: 1, View: 2, Log: &vsr.Log{Head: 2}}, record(2, 0, 0), at(2), at(2))
+		}},
+		{"another log for one vote", "two logs", func(p *planted) {
+			a, b := record(3, 2, 1), record(3, 2, 1)
+			a.Log.Head, b.Log.Head = 1, 2
+			p.record(0, 1, a)
+			p.record(0, 1, b)
+		}},
+		{"a view without its quorum", "alone", func(p *planted) {
+			m := vsr.NewMembership(vsr.Member{ID: 1, Role: vsr.Voter}, vsr.Member{ID: 2, Role: vsr.Voter}, vsr.Member{ID: 3, Role: vsr.Voter}, vsr.Member{ID: 4, Role: vsr.Learner})
+			p.joined(&vsr.Message{Kind: vsr.StartView, View: 2}, &m, 1<<1|1<<2)
+			if p.violation != nil {
+				t.Fatal("two of three are a quorum")
+			}
+			p.joined(&vsr.Message{Kind: vsr.StartView, View: 2}, &m, 1<<1|1<<4)
+		}},
+		{"an op after the end of its epoch", "epoch", func(p *planted) {
+			e := batch(3, vsr.MakeView(0, 4), p.entries[1].Checksum)
+			e.Kind = vsr.KindConfig
+			e.Checksum = e.Sum(77)
+			p.apply(1, 2, &e)
+			f := batch(4, vsr.MakeView(1, 0), e.Checksum)
+			p.apply(1, 3, &f)
+			if p.violation != nil {
+				t.Fatal("the next epoch goes on")
+			}
+			f = batch(5, vsr.MakeView(0, 9), f.Checksum)
+			p.apply(1, 4, &f)
+		}},
+		{"one who comes back with nothing", "amnesia", func(p *planted) {
+			p.recovered(1)
+			if p.violation != nil {
+				t.Fatal("enough others remember")
+			}
+			p.lost = true
+			p.recovered(1)
 		}},
 		{"a vote before its record", "promise", func(p *planted) {
 			send(p, vsr.Message{Kind: vsr.DoViewChange, From: 1, View: 2, Log: &vsr.Log{}}, record(1, 0, 0), at(2), at(2))

@@ -227,15 +227,10 @@ func (d *disk) trim(w *vsr.Write) {
 
 // heal drops the damage that the journal knew of when the core asked for it.
 // Damage that was found later, or that nobody has seen yet, stays: nothing took its
-// place, and an empty slot would say that it was never there.
+// place, and an empty slot would say that it was never there. Entries that others
+// superseded stay until they are trimmed: a view may have taken one up again.
 func (d *disk) heal(asked vsr.Ticket) {
-	d.rebuild(func(r *written, i int) bool {
-		superseded := d.newest(r.entry.Op) != &d.journal[i]
-		if r.rot != intact {
-			return (r.known == 0 || r.known > asked) && !superseded
-		}
-		return d.lazy || !superseded
-	})
+	d.rebuild(func(r *written, _ int) bool { return r.rot == intact || r.known == 0 || r.known > asked })
 }
 
 // found is a record that was read: if it is damaged, the journal knows now.
@@ -272,9 +267,9 @@ func (d *disk) bad() bool {
 }
 
 // state is what a replica finds here when it starts. In memory mode that is the
-// stamp alone.
-func (d *disk) state(memory bool) vsr.State {
-	st := vsr.State{Record: d.record}
+// stamp alone. It uses the caller's slots, of which nothing is kept.
+func (d *disk) state(memory bool, slots []vsr.Slot) vsr.State {
+	st := vsr.State{Record: d.record, Slots: slots[:0]}
 	if memory {
 		*d = disk{record: d.record, lazy: d.lazy}
 		return st

@@ -69,12 +69,12 @@ func TestStateOfDamage(t *testing.T) {
 	for op, how := range []rot{intact, bodyless, headless, unplaced} {
 		d.append(written{entry: batch(vsr.Op(op+1), 0, 0), rot: how})
 	}
-	st := d.state(false)
+	st := d.state(false, nil)
 	if len(st.Slots) != 3 || !st.Unplaced || st.Slots[0].Damaged || !st.Slots[1].Damaged || st.Slots[1].Checksum == 0 ||
 		!st.Slots[2].Damaged || st.Slots[2].Checksum != 0 || st.Slots[2].Op != 3 {
 		t.Fatalf("%+v", st)
 	}
-	if st = d.state(true); st.Record == nil || len(st.Slots) != 0 || st.Unplaced {
+	if st = d.state(true, nil); st.Record == nil || len(st.Slots) != 0 || st.Unplaced {
 		t.Fatalf("memory: %+v", st)
 	}
 }

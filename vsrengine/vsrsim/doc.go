@@ -16,7 +16,7 @@
 // Read options.go first (what a run is made of), then lanes.go (which faults come
 // together), world.go (the loop) and node.go (how a replica's output is obeyed).
 // net.go, disk.go, clients.go, machine.go and snapshots.go are what surrounds a
-// replica; faults.go, rot.go, atlas.go and operator.go are what befalls it;
-// check*.go is what must hold; live.go is the second phase. run.go has the ways
+// replica; faults.go, rot.go, atlas.go, operator.go and ambush.go are what befalls
+// it; check*.go is what must hold; live.go is the second phase. run.go has the ways
 // in: [Run], [RunWith], [Hunt]; soak.go has [Soak].
 package vsrsim

@@ -98,7 +98,7 @@ func (w *world) aimedCrash(n *node, why uint32) {
 	case crashOnView:
 		w.counts.CrashesOnView++
 	case crashAgain:
-		w.strikeDown(n)
+		w.strikeDown(n, w.dPlot.pick(2) == 0)
 		return
 	}
 	w.crash(n)

@@ -55,7 +55,8 @@ func (w *world) config(n *node) vsr.Config {
 
 // start begins a life of a node.
 func (w *world) start(n *node) {
-	st := n.disk.state(w.o.Memory)
+	st := n.disk.state(w.o.Memory, w.slots)
+	w.slots = st.Slots
 	st.Incarnation = vsr.Nonce{Hi: w.dNode.word(), Lo: w.dNode.word()}
 	n.life++
 	if n.life > 1 {

@@ -23,6 +23,8 @@ type world struct {
 	clients []client
 	reads   uint64 // tokens given out
 
+	slots []vsr.Slot // what a replica found when it started last
+
 	configs []vsr.Membership // every configuration that a disk was given, by epoch and op
 	pending []vsr.Membership // asked for and not yet seen, nor made impossible
 
