@@ -95,16 +95,15 @@ func (c *choice) choose(r *Replica) {
 		c.view = max(c.view, l.LogView)
 	}
 	c.begin = math.MaxUint64
+	p := Op(r.cfg.PipelineMax)
 	for _, l := range c.logs[:c.n] {
 		if l.LogView == c.view {
 			c.head = max(c.head, l.Head)
 			c.begin = min(c.begin, l.Begin)
 		}
-		c.commit = max(c.commit, l.Commit, l.Snapshot)
-	}
-	p := Op(r.cfg.PipelineMax)
-	if c.head > p {
-		c.commit = max(c.commit, c.head-p)
+		// An op is prepared when the one P below it is committed, in every view: a log
+		// of an earlier one that is longer knows more, too.
+		c.commit = max(c.commit, l.Commit, l.Snapshot, l.Head-min(l.Head, p))
 	}
 	if c.head < c.commit {
 		return

@@ -204,7 +204,11 @@ func (r *Replica) tickFetch() {
 	if f.snapshot == nil || f.seal != 0 || r.now < f.askedAt+uint64(r.cfg.ResendTicks)<<min(f.asks, 4) {
 		return
 	}
-	if r.now >= f.heardAt+uint64(8*r.cfg.ViewChangeTicks) || !r.wantsSnapshot(f.snapshot) {
+	patience := uint64(2 * r.cfg.ViewChangeTicks) // for the first piece: the sender may have lost it
+	if f.offset > 0 {
+		patience *= 4
+	}
+	if r.now >= f.heardAt+patience || !r.wantsSnapshot(f.snapshot) {
 		r.fetch = fetch{}
 		r.backup.asks = 0
 		return

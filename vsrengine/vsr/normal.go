@@ -406,7 +406,8 @@ func (r *Replica) applyCommitted() {
 	}
 	r.ack = max(r.ack, min(r.commit, r.log.head))
 	r.freeBodies()
-	if r.changing() && r.commit >= r.changeOp {
+	if r.ending() {
+		r.failReads() // the next epoch may have begun
 		r.enterEpoch()
 	}
 }

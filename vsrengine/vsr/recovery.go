@@ -9,14 +9,13 @@ type recovery struct {
 	since   uint64     // tick when this nonce was drawn, or the transfer last got on
 	stamp   View       // never to be below: a DoViewChange of it may have left
 	chosen  bool       // the log to install is known
-	view    View       // whose log it is
 	answers []*Message // by peer
 	others  []uint64   // by peer: tick when it said that it recovers too
 }
 
-// recover starts again with a fresh nonce, and an empty log but for a snapshot that
+// startRecovery begins, or begins again, with a fresh nonce, and an empty log but for a snapshot that
 // came since the start.
-func (r *Replica) recover() {
+func (r *Replica) startRecovery() {
 	r.phase = Recovering
 	r.fetch = fetch{}
 	r.changeOp = 0
@@ -44,7 +43,7 @@ func (r *Replica) tickRecovering() {
 	rc := &r.recovery
 	switch {
 	case r.now >= rc.since+uint64(2*r.cfg.ViewChangeTicks)+r.jitter(uint64(r.cfg.ViewChangeTicks)):
-		r.recover()
+		r.startRecovery()
 	case r.now >= r.lastSaid+uint64(r.cfg.ResendTicks):
 		if !rc.chosen {
 			r.sayRecovery()
@@ -205,7 +204,7 @@ func (r *Replica) recoverInto(m Membership) {
 		return
 	}
 	r.adoptMembers(m)
-	r.recover()
+	r.startRecovery()
 }
 
 // tickRecoveringHead asks for a StartView: the only word on where the log ends.

@@ -38,6 +38,7 @@ var mutants = map[string]string{
 	"SelfRecovery":       "a66_restarted_primary.txt",
 	"InstallRewritesLog": "a69_same_vote_after_install.txt",
 	"NackBesideDamage":   "a71_two_in_a_slot.txt",
+	"UncertainStartView": "uncertain_below_hole.txt",
 	"SkipFsync":          "normal_operation.txt",
 	"AckBeforeQuorum":    "normal_operation.txt",
 	"Amnesia":            "a02_amnesia.txt",

@@ -309,8 +309,10 @@ func verbBlock(c *cluster, d *datadriven.TestData) error {
 	return nil
 }
 
-// verbForge hands a replica a message that no correct one sends: forge at=B
-// from=C to=B kind=Prepare view=0. With log it describes an empty log.
+// verbForge hands a replica a message that no correct one sends, or one that is
+// long on its way: forge at=B from=C to=B kind=Prepare view=0. With log it
+// describes an empty log; with entries=(1:a@0 2:b@0), as in given, it carries the
+// last of them.
 func verbForge(c *cluster, d *datadriven.TestData) error {
 	n, err := c.find(value(d, "at"))
 	if err != nil || n.core == nil {
@@ -337,6 +339,13 @@ func verbForge(c *cluster, d *datadriven.TestData) error {
 	m.Op = vsr.Op(op)
 	if d.HasArg("log") {
 		m.Log = &vsr.Log{First: 1, Intact: true}
+	}
+	chain, err := c.notation(list(d, "entries"), nil)
+	if err != nil {
+		return err
+	}
+	if len(chain) > 0 {
+		m.Entries = []vsr.Entry{chain[len(chain)-1].Entry}
 	}
 	c.printf(showGet, "%s <- %s %s", n, letter(m.From), c.names.message(&m))
 	n.core.Step(&m)

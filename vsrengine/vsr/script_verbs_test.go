@@ -36,7 +36,7 @@ var verbs = map[string]struct {
 	"net": {verbNet, showAll, ""}, "deliver": {verbDeliver, showAll, filterArgs}, "drop": {verbDrop, showAll, filterArgs},
 	"keep": {verbKeep, showAll, filterArgs + " name"}, "send": {verbSend, showAll, ""}, "dup": {verbDup, showAll, filterArgs},
 	"partition": {verbPartition, showAll, ""}, "cut": {verbCut, showAll, ""}, "block": {verbBlock, showAll, filterArgs},
-	"heal": {verbHeal, showAll, ""}, "forge": {verbForge, showAll, "at from to kind view to_view op"},
+	"heal": {verbHeal, showAll, ""}, "forge": {verbForge, showAll, "at from to kind view to_view op entries"},
 
 	"fsync": {verbFsync, showAll, "n"}, "rot": {verbRot, showAll, "op which snapshot"},
 	"slow": {verbSlow, showAll, ""}, "fast": {verbSlow, showAll, ""},

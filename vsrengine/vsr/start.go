@@ -38,7 +38,7 @@ func New(cfg Config, st State) (*Replica, error) {
 		if cfg.Defect == DefectAmnesia {
 			r.recovery.stamp = 0
 		}
-		r.recover()
+		r.startRecovery()
 	default:
 		err = r.startFromDisk(&st)
 	}

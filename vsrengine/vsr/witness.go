@@ -37,7 +37,7 @@ func (r *Replica) Confirm(w Witness) {
 		return
 	}
 	behind := w.View > r.view && !r.cfg.Memory
-	if !r.cfg.Memory && !r.rotten && w.AckView == r.logView && w.Acked > r.log.head && r.log.head > r.snapshotOp() {
+	if !r.cfg.Memory && !r.rotten && w.AckView == r.logView && w.Acked > r.log.head && (r.log.head > r.snapshotOp() || r.log.head == 0) {
 		behind = true
 	}
 	if behind {

@@ -10,12 +10,13 @@ import "github.com/diarchy/diarchy/vsrengine/vsr"
 //     ops are of a view that ends without them; then it and whoever leads now are
 //     all that hold what comes next; then it dies and comes again at once, its
 //     newest records rotten, while the other one is cut off or dies and the rest is
-//     back. It may die once more in the view change. Or it is given the lead again.
+//     back. It may die once more in the view change. Or it is given the lead again,
+//     or comes back with its old log when whoever leads now is cut off.
 //   - behind, deposed, mute: a backup is cut off until the others have let go of the
 //     log that it lacks; then it is left with them without the primary, and not
 //     heard while another one would lead.
 //   - bygone, adrift: a backup is cut off until an epoch has ended without it, and
-//     the new epoch loses its primary.
+//     the new epoch loses its primaries one after the other.
 //
 // Any stage may be left out, or end because it takes too long.
 type plot struct {
@@ -71,6 +72,9 @@ func (w *world) ambush() {
 		p.side = w.company(lead, nil, d.pick((w.newest().Voters()+1)/2))
 		w.isolate(p.side)
 		w.enter(alone, 2*w.o.SuspectMax+2*w.o.ViewChange, d.pick(6))
+		if w.o.Snapshot > 0 && d.pick(2) == 0 {
+			w.plot.after += d.pick(w.o.SuspectMax) // until what replaced its last ops is in snapshots
+		}
 	default:
 		w.bringTogether()
 	}
@@ -169,7 +173,8 @@ func (w *world) plotReady() bool {
 	case given:
 		return p.victim.up && p.victim.r.Status().Serving
 	case bygone:
-		return w.newest().Epoch > p.victim.where.View.Epoch()
+		l := w.leader(w.dPlot)
+		return l != nil && l.where.View.Epoch() > p.victim.where.View.Epoch()
 	case deposed:
 		v := p.victim
 		if v.up && v.where.Phase == vsr.ViewChange {
@@ -196,17 +201,27 @@ func (w *world) nextStage() {
 		w.enter(deposed, 3*w.o.SuspectMax+4*w.o.ViewChange, 0)
 	case bygone:
 		w.setAdrift()
+	case adrift:
+		w.isolate(1 << w.plot.victim.index)
+		w.enter(bygone, w.o.SuspectMax+4*w.o.ViewChange, 0)
 	case deposed:
 		w.muffle()
 	case mute:
 		w.isolate(1 << w.plot.other.index)
 		w.enter(apart, 4*w.o.SuspectMax+8*w.o.ViewChange, 0)
 	case alone:
-		if w.dPlot.pick(3) == 0 {
+		l := w.leader(w.dPlot)
+		switch w.dPlot.pick(4) {
+		case 0:
 			w.giveBack()
-			break
+		case 1:
+			if l != nil && l != w.plot.victim { // it may be the next to lead, with its old log
+				w.isolate(1 << l.index)
+			}
+			w.enter(apart, 2*w.o.SuspectMax+2*w.o.ViewChange, 0)
+		default:
+			w.bringTogether()
 		}
-		w.bringTogether()
 	case given:
 		w.enter(apart, w.o.SuspectMax, 0)
 		if s := w.plot.side &^ (1 << w.plot.victim.index); s != 0 {
@@ -259,16 +274,20 @@ func (w *world) muffle() {
 	w.enter(mute, w.dPlot.within(w.o.ViewChange, 5*w.o.ViewChange), 0)
 }
 
-// setAdrift leaves a new epoch without its primary, and one who has not heard of
-// that epoch alone: what the others want now has numbers that it may mistake.
+// setAdrift takes the primary from a new epoch for a while, as long as its views
+// have lower numbers than that of one who has not heard of it: what the others
+// want has numbers that this one may mistake.
 func (w *world) setAdrift() {
 	p := &w.plot
+	l := w.leader(w.dPlot)
+	if l == nil || !p.victim.up || l.where.View.Counter() >= p.victim.where.View.Counter() {
+		w.enter(apart, w.o.SuspectMax, 0)
+		return
+	}
 	w.counts.Adrift++
 	w.isolate(1 << p.victim.index)
-	if l := w.leader(w.dPlot); l != nil {
-		w.network.silence(l.index, len(w.nodes), false, w.dPlot)
-	}
-	w.enter(adrift, 2*w.o.SuspectMax+w.dPlot.within(1, 10)*w.o.ViewChange, 0)
+	w.network.silence(l.index, len(w.nodes), false, w.dPlot)
+	w.enter(adrift, w.o.SuspectMax+w.dPlot.within(1, 2*w.o.ViewChange), 0)
 }
 
 // strike takes the two apart.

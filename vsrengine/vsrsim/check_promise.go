@@ -91,6 +91,9 @@ func (c *checker) viewBegins(m *vsr.Message) {
 	acked := c.ackedBefore(m.View)
 	for j := range m.Log.Headers {
 		h := &m.Log.Headers[j]
+		if h.Checksum != 0 && m.Log.Claims[j]&vsr.Linked == 0 {
+			c.fail("uncertain", "view %s begins and names an op %d that may be of another log", m.View, h.Op)
+		}
 		if h.Checksum != 0 && m.Log.Claims[j]&vsr.Linked != 0 && h.Op <= acked && h.Checksum != c.history[h.Op-1] {
 			c.fail("survival", "view %s begins with another op %d than was acknowledged", m.View, h.Op)
 		}

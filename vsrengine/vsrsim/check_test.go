@@ -107,6 +107,11 @@ func TestCheckersFire(t *testing.T) {
 			l.Headers[0].Checksum++
 			send(p, vsr.Message{Kind: vsr.StartView, From: 1, View: 2, Log: l}, record(2, 2, 0), at(2), at(2))
 		}},
+		{"a beginning that may be of another log", "uncertain", func(p *planted) {
+			l := headers(p)
+			l.Claims[0] = vsr.Present
+			send(p, vsr.Message{Kind: vsr.StartView, From: 1, View: 2, Log: l}, record(2, 2, 0), at(2), at(2))
+		}},
 		{"two primaries", "two primaries", func(p *planted) {
 			for id := vsr.ID(1); id <= 2; id++ {
 				send(p, vsr.Message{Kind: vsr.StartView, From: id, View: 2, Log: headers(p)}, record(2, 2, 0), at(2), at(2))

@@ -47,8 +47,8 @@ func TestFlushes(t *testing.T) {
 	}
 }
 
-// Healing forgets the damage that was seen and what was superseded, and keeps
-// damage that nobody has seen, or that was found after it was asked for.
+// Healing forgets the damage that was seen, and keeps damage that nobody has seen, or
+// that was found after it was asked for, and what was superseded.
 func TestHealing(t *testing.T) {
 	var d disk
 	for _, v := range []vsr.View{0, 1} {
@@ -58,7 +58,7 @@ func TestHealing(t *testing.T) {
 	d.append(written{entry: batch(3, 0, 0), rot: bodyless})
 	d.append(written{entry: batch(4, 0, 0), rot: bodyless, known: 9})
 	d.heal(5)
-	if len(d.journal) != 3 || d.newest(2) != nil || d.newest(1).entry.View != 1 || d.newest(3) == nil || d.newest(4) == nil || d.damaged != 2 {
+	if len(d.journal) != 4 || d.newest(2) != nil || d.newest(1).entry.View != 1 || d.newest(3) == nil || d.newest(4) == nil || d.damaged != 2 {
 		t.Fatalf("%+v", d.journal)
 	}
 }

@@ -190,7 +190,7 @@ func rotView(o *Options, d *dice) {
 func fastEpochs(o *Options, d *dice) {
 	shortTimeouts(o, d)
 	o.Voters, o.Members = d.within(3, 5), d.between(0.03, 0.3)
-	o.Behind = d.between(0.2, 0.8)
+	o.Behind, o.Events = d.between(0.2, 0.8), max(o.Events, d.within(5000, 12000))
 }
 
 // manyInstalls is a log that is gone almost at once.
@@ -198,8 +198,8 @@ func manyInstalls(o *Options, d *dice) {
 	tinyLog(o, d)
 	o.Voters = 3 + 2*(d.pick(4)/3)
 	o.Snapshot = d.between(0.2, 1)
-	o.Pipeline = d.within(1, 4)
-	o.Behind, o.Events = d.between(0.4, 1), max(o.Events, d.within(5000, 12000))
+	o.Pipeline, o.Learners = d.within(1, 8), max(o.Learners, d.pick(2))
+	o.Behind, o.Events = d.between(0.2, 0.8), max(o.Events, d.within(5000, 12000))
 	o.LagOps, o.PinOps = 1<<d.within(1, 4), 1<<d.within(1, 5)
 	o.CutTicks = uint64(d.within(20, 200))
 }

@@ -16,7 +16,6 @@ type line struct {
 	id       vsr.ID
 	from, to uint64
 	state    state
-	view     vsr.View
 }
 
 type state uint8
