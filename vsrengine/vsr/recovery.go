@@ -13,18 +13,13 @@ type recovery struct {
 	others  []uint64   // by peer: tick when it said that it recovers too
 }
 
-// startRecovery begins, or begins again, with a fresh nonce, and an empty log but for a snapshot that
-// came since the start.
+// startRecovery begins, or begins again with a fresh nonce.
 func (r *Replica) startRecovery() {
 	r.phase = Recovering
 	r.fetch = fetch{}
-	r.changeOp = 0
-	if n := len(r.snapshots); n > 0 { // received meanwhile: that is committed, whatever the view
-		r.log.restart(1)
-		r.baseOn(&r.snapshots[n-1])
-	} else {
-		r.log.restart(1)
-		r.applied, r.next, r.last, r.commit, r.ack, r.firm, r.freed = 0, 1, Header{}, 0, 0, 0, 0
+	r.changeOp, r.commit = 0, r.applied
+	for op := r.log.first; op <= r.log.head; op++ {
+		r.log.at(op).linked = false // what came already is taken up again if the next answer names it
 	}
 	others := r.recovery.others
 	if len(others) != len(r.peers) {
@@ -222,8 +217,8 @@ func (r *Replica) trouble() string {
 		return "the end of the log is damaged: waiting for a primary of this view or a later one to say where it ends; if a quorum is in this state, recover the group from the best copy"
 	case Recovering:
 		lost := 1
-		for _, at := range r.recovery.others {
-			if at != 0 && r.now < at+uint64(2*r.cfg.ViewChangeTicks) {
+		for i, at := range r.recovery.others {
+			if i < len(r.peers) && r.peers[i].Role == Voter && at != 0 && r.now < at+uint64(2*r.cfg.ViewChangeTicks) {
 				lost++
 			}
 		}

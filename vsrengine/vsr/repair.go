@@ -30,7 +30,7 @@ func (r *Replica) askState() {
 	if b.asks > 2 && b.asks%2 == 1 {
 		// The primary may have lost it, or it may be in snapshots only.
 		if !r.askByChecksum(op + 1) {
-			r.send(r.nextPeer(), Message{Kind: GetSnapshot, View: r.view, Op: r.applied})
+			r.send(r.anyPeer(), Message{Kind: GetSnapshot, View: r.view, Op: r.applied})
 		}
 		return
 	}
@@ -163,7 +163,7 @@ func (r *Replica) askByChecksum(op Op) bool {
 	if end == op && op > r.applied+1 {
 		m.Seq = r.hole(op) // below it nothing is known but by the chain: ask for all of the hole
 	}
-	if to := r.nextPeer(); to != 0 {
+	if to := r.anyPeer(); to != 0 {
 		r.send(to, m)
 	}
 	return true
@@ -181,13 +181,21 @@ func (r *Replica) hole(op Op) uint64 {
 	return n
 }
 
-// nextPeer goes round the peers, so that no question depends on one of them.
-func (r *Replica) nextPeer() ID {
-	if len(r.peers) == 0 {
+// anyPeer is one of the others by chance, so that no question depends on one of
+// them: taken in turn, two questions and two peers would meet in the same pairs for
+// ever (A37).
+func (r *Replica) anyPeer() ID {
+	n := uint64(len(r.peers))
+	if n == 0 {
 		return 0
 	}
-	r.turn++
-	return r.peers[r.turn%len(r.peers)].ID
+	first := r.jitter(n)
+	for i := range n { // one who was heard lately, if there is one
+		if p := &r.peers[(first+i)%n]; r.now <= p.heard+uint64(r.cfg.SuspectTicksMax) {
+			return p.ID
+		}
+	}
+	return r.peers[first].ID
 }
 
 func onGetEntries(r *Replica, m *Message, _ *peer) {
@@ -306,7 +314,7 @@ func (r *Replica) repairDamage() {
 	for op := r.log.first; op <= r.log.head && asked < r.cfg.PipelineMax; op++ {
 		s := r.log.at(op)
 		if s.damaged && s.linked && s.Checksum != 0 {
-			r.send(r.nextPeer(), Message{Kind: GetEntries, View: r.view, Op: op, Checksum: s.Checksum, Seq: 1})
+			r.send(r.anyPeer(), Message{Kind: GetEntries, View: r.view, Op: op, Checksum: s.Checksum, Seq: 1})
 			asked++
 		}
 	}

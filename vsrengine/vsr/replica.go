@@ -69,7 +69,6 @@ type Replica struct {
 	fetch    fetch
 	recovery recovery
 
-	turn  int // whose turn it is to be asked
 	arena []Entry
 
 	// With a Defect only.
