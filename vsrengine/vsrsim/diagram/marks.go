@@ -158,6 +158,8 @@ func (p *picture) drawMarks() {
 }
 
 func (p *picture) label(x, y float64, text string) {
-	p.add(`<rect x="%.1f" y="%.1f" width="%.0f" height="15" rx="3" fill="#fff4dc" stroke="%s"/>`, x, y+7, 7+6.2*float64(len(text)), changeColor)
+	width := 7 + 6.2*float64(len(text))
+	x = min(x, left+p.width+right-2-width)
+	p.add(`<rect x="%.1f" y="%.1f" width="%.0f" height="15" rx="3" fill="#fff4dc" stroke="%s"/>`, x, y+7, width, changeColor)
 	p.add(`<text x="%.1f" y="%.1f" font-size="11" fill="#6b4700">%s</text>`, x+4, y+18.5, text)
 }
