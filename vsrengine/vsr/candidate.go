@@ -155,6 +155,10 @@ func (c *choice) cut(r *Replica, low Op) {
 			want = c.headers[op-low+1].Parent
 		}
 		nacks, held := 0, false
+		if x := c.likely(op, low); want == 0 && x != nil && c.deniers(op) >= nackNeed {
+			c.headers[op-low] = *x // it is this one, or one that could be cut: keeping is safe in both cases
+			continue
+		}
 		for _, l := range c.logs[:c.n] {
 			if l.nacks(op, want, r.cfg.Defect) || want == 0 && op > c.begin && l.holdsOlder(op, c.view) {
 				nacks++
@@ -193,6 +197,41 @@ func (l *Log) nacks(op Op, want Checksum, d Defect) bool {
 		return true
 	}
 	return other
+}
+
+// likely is the only entry that anybody who spoke holds at an op of which the
+// chosen log's checksum is not known, if it chains to the chosen op below.
+func (c *choice) likely(op, low Op) *Header {
+	if op == low || c.headers[op-1-low].Checksum == 0 {
+		return nil
+	}
+	var x *Header
+	for _, l := range c.logs[:c.n] {
+		h, claim := l.at(op)
+		if h == nil || claim&Present == 0 {
+			continue
+		}
+		if x != nil && x.Checksum != h.Checksum {
+			return nil
+		}
+		x = h
+	}
+	if x == nil || x.Parent != c.headers[op-1-low].Checksum {
+		return nil
+	}
+	return x
+}
+
+// deniers counts those who hold nothing but the likely entry at an op, on an
+// intact journal: none of them acknowledged another.
+func (c *choice) deniers(op Op) int {
+	n := 0
+	for _, l := range c.logs[:c.n] {
+		if h, _ := l.at(op); l.Intact && op > l.Snapshot && (h != nil || op > l.Head) {
+			n++
+		}
+	}
+	return n
 }
 
 // holdsOlder reports whether the sender, on an intact journal, has an entry of an

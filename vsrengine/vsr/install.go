@@ -26,7 +26,9 @@ func (r *Replica) SnapshotAt(op Op) (Snapshot, bool) {
 	if op > r.applied || op <= r.snapshotOp() || r.members.Op > op || s == nil || s.Checksum == 0 || !settled {
 		return Snapshot{}, false
 	}
-	for o := r.snapshotOp() + 1; o <= op; o++ {
+	// A snapshot that was lost may have taken the log below first along: the machine
+	// has applied it all the same.
+	for o := max(r.snapshotOp()+1, r.log.first); o <= op; o++ {
 		if s := r.log.find(o); s == nil || s.ticket > r.durable {
 			return Snapshot{}, false // what is damaged was applied: the machine has it
 		}

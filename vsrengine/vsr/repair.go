@@ -190,6 +190,9 @@ func (r *Replica) anyPeer() ID {
 		return 0
 	}
 	first := r.jitter(n)
+	if r.jitter(2) == 0 {
+		return r.peers[first].ID // backups do not hear one another while all is well
+	}
 	for i := range n { // one who was heard lately, if there is one
 		if p := &r.peers[(first+i)%n]; r.now <= p.heard+uint64(r.cfg.SuspectTicksMax) {
 			return p.ID

@@ -160,9 +160,13 @@ func (r *Replica) Persisted(t Ticket) {
 		r.booting = false
 	}
 	r.persistedDefect(t)
-	if r.held || r.booting {
-		return
+	if !r.held && !r.booting {
+		r.actOnDurable()
 	}
+}
+
+// actOnDurable does what waited for the disk.
+func (r *Replica) actOnDurable() {
 	r.persistedFetch()
 	switch r.phase {
 	case Normal:
@@ -184,14 +188,7 @@ func (r *Replica) Hold(on bool) {
 	for i := range r.peers {
 		r.peers[i].contact = r.now
 	}
-	r.persistedFetch()
-	switch r.phase {
-	case Normal:
-		r.persistedNormal()
-	case ViewChange:
-		r.persistedViewChange()
-	}
-	r.check()
+	r.actOnDurable()
 }
 
 // Status is a copy of the replica's state.
