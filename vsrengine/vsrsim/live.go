@@ -158,12 +158,15 @@ func (w *world) converged() bool {
 // excuse is the proof that a stuck core cannot get on, or "".
 func (w *world) excuse() string {
 	m := w.newest()
-	able, voters, blind, empty := 0, m.Voters(), 0, 0
+	able, voters, blind, empty, damaged := 0, m.Voters(), 0, 0, 0
 	for _, n := range w.nodes {
 		if m.Role(n.id) != vsr.Voter || !w.core[n.index] || !n.up {
 			continue
 		}
 		able++
+		if n.r.Status().Damaged {
+			damaged++
+		}
 		switch n.where.Phase {
 		case vsr.RecoveringHead:
 			blind++
@@ -174,6 +177,8 @@ func (w *world) excuse() string {
 	switch {
 	case able <= voters/2:
 		return "the core is no quorum of the newest configuration"
+	case damaged > (voters-1)/2 && able-damaged < voters-voters/2:
+		return "more than f journals are damaged: what is missing can be neither fetched nor denied (D21)"
 	case able-blind <= voters/2:
 		return "the heads of too many are damaged"
 	case w.o.Memory && able-empty <= voters/2 && empty > (voters-1)/2:
