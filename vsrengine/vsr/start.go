@@ -69,7 +69,7 @@ func (r *Replica) startFromDisk(st *State) error {
 	r.logView = rec.LogView
 	r.commit = rec.Commit
 	r.begun = rec.Begin
-	r.unplaced = st.Unplaced
+	r.unplaced, r.rotten = st.Unplaced, st.Unplaced
 	r.snapshots = slices.DeleteFunc(slices.Clone(st.Snapshots), func(s Snapshot) bool { return !s.wellFormed() })
 	if n := len(r.snapshots); n > 2 {
 		r.snapshots = r.snapshots[n-2:]
@@ -230,7 +230,6 @@ func (r *Replica) linkOld() {
 // resume takes up the view where it was left. A primary that restarts hands its
 // view over; a view change goes on with the same words (A19).
 func (r *Replica) resume(rec *Log) {
-	r.rotten = r.rotten || r.unplaced
 	if r.view > r.logView && r.role == Learner {
 		r.phase = Retired // it joined and was not spoken to yet
 		return
